@@ -1,0 +1,48 @@
+# Everything that a fresh clone needs, besides Python 3.11+ and make: see README.md.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+
+.PHONY: help repro check test lint format gpu clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+repro: $(BIN)/.installed check ## set up the environment and run the whole pipeline
+	$(DVC) repro
+
+check: $(BIN)/.installed ## check params.yaml without running anything
+	@$(BIN)/python -m facevae.parameters
+
+test: $(BIN)/.installed-dev ## run the tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: $(BIN)/.installed-dev ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.installed-dev ## repair style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
+	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
+
+clean: ## delete the environment; data, models and DVC's cache stay
+	rm -rf .venv
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "facevae needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

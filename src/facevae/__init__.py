@@ -1,0 +1,7 @@
+"""A variational autoencoder for faces, with and without an extra Dense layer in its Encoder.
+
+Importing the package is cheap: TensorFlow is loaded by the modules that need it
+(`networks`, `losses`, `datasets`, `training`, `evaluation`, `cost`), not here.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,105 @@
+"""Shards to batches: shuffled with noise for training, in order for everything else."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from facevae.networks import CHANNELS
+from facevae.shards import read_manifest
+
+# Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
+SHUFFLE_BUFFER = 2048
+
+
+class Shards:
+    """A folder of shards with its manifest.
+
+    Attributes:
+        image_size: side of the images, pixels.
+        counts: images per split.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.image_size: int = manifest["settings"]["image_size"]
+        splits = manifest["splits"]
+        self.counts: dict[str, int] = {split: splits[split]["images"] for split in splits}
+        self._files = {
+            split: [str(self.folder / shard["file"]) for shard in splits[split]["shards"]]
+            for split in splits
+        }
+
+    def files(self, split: str) -> list[str]:
+        """Paths of a split's shards, in order."""
+        return self._files[split]
+
+
+def _decode(records: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Serialised Examples (batch,) to images (batch, size, size, 3) float32 in [0, 1]."""
+    features = {"image": tf.io.FixedLenFeature([], tf.string)}
+    raw = tf.io.parse_example(records, features)["image"]
+    pixels = tf.io.decode_raw(raw, tf.uint8, fixed_length=image_size * image_size * CHANNELS)
+    images = tf.reshape(pixels, (-1, image_size, image_size, CHANNELS))
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
+    """All images of a split, in file order; the last batch may be smaller.
+
+    Yields:
+        (batch, size, size, 3) float32 in [0, 1].
+    """
+    records = tf.data.TFRecordDataset(shards.files(split)).batch(batch_size)
+    return records.map(lambda batch: _decode(batch, shards.image_size)).prefetch(1)
+
+
+def noise(seed: int, position: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
+    """Standard normal noise that depends on (seed, position) alone: resuming needs no state."""
+    return tf.random.stateless_normal(shape, seed=tf.stack([tf.cast(seed, tf.int64), position]))
+
+
+def steps_per_epoch(shards: Shards, batch_size: int) -> int:
+    """Whole batches in the train split; what is left over waits for another epoch's shuffle."""
+    return shards.counts["train"] // batch_size
+
+
+def training_batches(
+    shards: Shards, *, batch_size: int, latent_size: int, seed: int, epoch: int
+) -> tf.data.Dataset:
+    """One epoch of shuffled training batches, each with the noise to sample z with.
+
+    The order and the noise are functions of (seed, epoch) alone. An image and its noise travel
+    together, so that a batch split over several devices gives what one device would.
+
+    Yields:
+        A dict of "images" (batch_size, size, size, 3) float32 in [0, 1] and "epsilon"
+        (batch_size, latent_size) float32.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    files = generator.permutation(shards.files("train")).tolist()
+    shuffle_seed = int(generator.integers(2**31))
+    records = tf.data.Dataset.from_tensor_slices(files).interleave(
+        tf.data.TFRecordDataset, cycle_length=min(4, len(files)), block_length=16
+    )
+    buffer = min(SHUFFLE_BUFFER, shards.counts["train"])
+    batches = records.shuffle(buffer, seed=shuffle_seed).batch(batch_size, drop_remainder=True)
+    steps = steps_per_epoch(shards, batch_size)
+    positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
+    return (
+        tf.data.Dataset.zip(batches, positions)
+        .map(
+            lambda batch, position: {
+                "images": _decode(batch, shards.image_size),
+                "epsilon": noise(seed, position, (batch_size, latent_size)),
+            }
+        )
+        .prefetch(2)
+    )
+
+
+def batches_in(count: int, batch_size: int) -> int:
+    """How many batches `images` yields."""
+    return math.ceil(count / batch_size)

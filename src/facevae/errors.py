@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message says what is wrong, where, and what to do.
+
+    A message may have several lines, one per mistake. Stages print it without a traceback and
+    exit with status 2.
+    """

@@ -1,0 +1,46 @@
+"""What a trained VAE shows: samples, reconstructions, interpolations."""
+
+import keras
+import numpy as np
+
+from facevae.networks import VAE
+
+
+def prior_points(count: int, latent_size: int, seed: int) -> np.ndarray:
+    """`count` z-points from N(0, I), (count, latent_size) float32: a function of the seed alone."""
+    return np.random.default_rng(seed).standard_normal((count, latent_size), dtype=np.float32)
+
+
+def samples(vae: VAE, count: int, seed: int) -> np.ndarray:
+    """Images decoded from `prior_points`, (count, size, size, 3) in [0, 1]."""
+    return _decoded(vae, prior_points(count, vae.latent_size, seed))
+
+
+def reconstructions(vae: VAE, originals: np.ndarray) -> np.ndarray:
+    """Images (count, size, size, 3) through the mean of their codes and back."""
+    return _decoded(vae, _codes(vae, originals))
+
+
+def interpolations(vae: VAE, first: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
+    """Straight lines in z between the codes of two lists of images.
+
+    Args:
+        first, last: (rows, size, size, 3).
+        steps: images per line, both ends included.
+
+    Returns:
+        (rows * steps, size, size, 3), line by line.
+    """
+    start, end = _codes(vae, first)[:, None], _codes(vae, last)[:, None]
+    share = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
+    points = start * (1.0 - share) + end * share
+    return _decoded(vae, points.reshape(-1, vae.latent_size))
+
+
+def _codes(vae: VAE, images: np.ndarray) -> np.ndarray:
+    mu, _ = vae.encode(images)
+    return keras.ops.convert_to_numpy(mu)
+
+
+def _decoded(vae: VAE, points: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(vae.decoder(points, training=False))

@@ -1,0 +1,219 @@
+"""The Encoder, the Decoder and the VAE that joins them, on any Keras backend."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
+from facevae.normalization import MOMENTUM, FusedBatchNormalization
+
+CHANNELS = 3
+
+
+def _activate(x, name: str, *, activation: str, batch_normalization: bool, dropout: float):
+    if batch_normalization:
+        x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_normalization")(x)
+    x = keras.layers.Activation(activation, name=f"{name}_activation")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name=f"{name}_dropout")(x)
+    return x
+
+
+def build_encoder(
+    *,
+    image_size: int,
+    filters: Sequence[int],
+    kernel_sizes: Sequence[int],
+    strides: Sequence[int],
+    latent_size: int,
+    inter_dense: int,
+    activation: str,
+    batch_normalization: bool,
+    dropout: float,
+) -> keras.Model:
+    """Images (batch, size, size, 3) in [0, 1] to [mu, log_var], each (batch, latent_size).
+
+    Conv2D -> BatchNormalization -> activation (-> Dropout) per entry of `filters`, Flatten, and,
+    if `inter_dense` is not 0, one Dense layer of so many units in front of the two heads: the
+    extra layer of this study, which takes most of the heads' weights away.
+    """
+    images = keras.Input((image_size, image_size, CHANNELS), name="images")
+    x = images
+    inward = zip(filters, kernel_sizes, strides, strict=True)
+    for number, (count, kernel, stride) in enumerate(inward, start=1):
+        name = f"conv_{number}"
+        x = keras.layers.Conv2D(count, kernel, stride, padding="same", name=name)(x)
+        x = _activate(
+            x,
+            name,
+            activation=activation,
+            batch_normalization=batch_normalization,
+            dropout=dropout,
+        )
+    x = keras.layers.Flatten(name="flatten")(x)
+    if inter_dense:
+        x = keras.layers.Dense(inter_dense, activation=activation, name="inter_dense")(x)
+    mu = keras.layers.Dense(latent_size, name="mu")(x)
+    log_var = keras.layers.Dense(latent_size, name="log_var")(x)
+    return keras.Model(images, [mu, log_var], name="encoder")
+
+
+def build_decoder(
+    *,
+    image_size: int,
+    filters: Sequence[int],
+    kernel_sizes: Sequence[int],
+    strides: Sequence[int],
+    latent_size: int,
+    activation: str,
+    batch_normalization: bool,
+    dropout: float,
+) -> keras.Model:
+    """z (batch, latent_size) to images (batch, size, size, 3) in [0, 1]: the Encoder mirrored.
+
+    Dense -> Reshape -> Conv2DTranspose -> BatchNormalization -> activation (-> Dropout) per layer;
+    the last Conv2DTranspose has 3 filters and a sigmoid, and no normalisation.
+    """
+    innermost = image_size // math.prod(strides)
+    z = keras.Input((latent_size,), name="z")
+    x = keras.layers.Dense(innermost * innermost * filters[-1], name="dense")(z)
+    x = keras.layers.Reshape((innermost, innermost, filters[-1]), name="reshape")(x)
+    outward = zip([*filters[-2::-1], CHANNELS], kernel_sizes[::-1], strides[::-1], strict=True)
+    for number, (count, kernel, stride) in enumerate(outward, start=1):
+        name = f"conv_transpose_{number}"
+        last = number == len(filters)
+        x = keras.layers.Conv2DTranspose(
+            count, kernel, stride, padding="same", activation="sigmoid" if last else None, name=name
+        )(x)
+        if not last:
+            x = _activate(
+                x,
+                name,
+                activation=activation,
+                batch_normalization=batch_normalization,
+                dropout=dropout,
+            )
+    return keras.Model(z, x, name="decoder")
+
+
+@keras.saving.register_keras_serializable("facevae")
+class VAE(keras.Model):
+    """Variational autoencoder (Kingma & Welling 2013, arXiv 1312.6114) for square colour images.
+
+    Args:
+        image_size: pixels per side; the product of `strides` divides it.
+        filters, kernel_sizes, strides: one entry per conv layer of the Encoder.
+        latent_size: dimensions of z.
+        inter_dense: units of the extra Dense layer in the Encoder; 0 for none.
+        activation: name of a Keras activation, after every hidden layer.
+        batch_normalization: whether conv layers are normalised.
+        dropout: rate after each conv layer's activation.
+        reconstruction: "mse" or "bce", see `facevae.losses`.
+        kl_weight: factor of the KL term.
+
+    Attributes:
+        encoder, decoder: the two Keras models, usable alone.
+
+    Example:
+        >>> vae = VAE(image_size=96, inter_dense=256)
+        >>> vae.encoder.count_params()
+        2881472
+        >>> vae.compile("adam")
+        >>> vae.fit(facevae.datasets.training_batches(...))    # any Keras backend
+
+    `facevae.training.train` is the faster, resumable loop for TensorFlow.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        filters: Sequence[int] = (32, 64, 128, 256),
+        kernel_sizes: Sequence[int] = (3, 3, 3, 3),
+        strides: Sequence[int] = (2, 2, 2, 2),
+        latent_size: int = 256,
+        inter_dense: int = 0,
+        activation: str = "leaky_relu",
+        batch_normalization: bool = True,
+        dropout: float = 0.0,
+        reconstruction: str = "mse",
+        kl_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        shared: dict[str, Any] = {
+            "image_size": image_size,
+            "filters": list(filters),
+            "kernel_sizes": list(kernel_sizes),
+            "strides": list(strides),
+            "latent_size": latent_size,
+            "activation": activation,
+            "batch_normalization": batch_normalization,
+            "dropout": dropout,
+        }
+        self.image_size = image_size
+        self.latent_size = latent_size
+        self.inter_dense = inter_dense
+        self.reconstruction = reconstruction
+        self.kl_weight = kl_weight
+        self.encoder = build_encoder(inter_dense=inter_dense, **shared)
+        self.decoder = build_decoder(**shared)
+        self._config = {
+            **shared,
+            "inter_dense": inter_dense,
+            "reconstruction": reconstruction,
+            "kl_weight": kl_weight,
+        }
+        self.built = True  # both halves have their weights already
+
+    def encode(self, images, training: bool = False):
+        """Images (batch, size, size, 3) to mu and the clamped log_var, each (batch, latent)."""
+        mu, log_var = self.encoder(images, training=training)
+        return mu, keras.ops.clip(log_var, *LOG_VAR_RANGE)
+
+    def call(self, inputs, training: bool = False):
+        """Encode, sample and decode.
+
+        Args:
+            inputs: images (batch, size, size, 3) in [0, 1], reconstructed from mu; or a dict with
+                "images" and "epsilon" (batch, latent) drawn from N(0, I), reconstructed from
+                z = mu + sigma * epsilon.
+
+        Returns:
+            A dict with "reconstructions", "mu" and "log_var".
+        """
+        if isinstance(inputs, dict):
+            mu, log_var = self.encode(inputs["images"], training=training)
+            z = sample_latent(mu, log_var, inputs["epsilon"])
+        else:
+            mu, log_var = self.encode(inputs, training=training)
+            z = mu
+        return {
+            "reconstructions": self.decoder(z, training=training),
+            "mu": mu,
+            "log_var": log_var,
+        }
+
+    def loss_terms(self, images, outputs):
+        """Mean over the batch of the two terms of the loss.
+
+        Args:
+            images: (batch, size, size, 3).
+            outputs: what `call` returned for them.
+
+        Returns:
+            reconstruction and KL, two float32 scalars; the KL is not weighted.
+        """
+        per_image = RECONSTRUCTION_LOSSES[self.reconstruction](images, outputs["reconstructions"])
+        kl = keras.ops.sum(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=1)
+        return keras.ops.mean(per_image), keras.ops.mean(kl)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss that `compile` and `fit` minimise, on any backend: no other is needed."""
+        reconstruction, kl = self.loss_terms(x["images"], y_pred)
+        return reconstruction + self.kl_weight * kl
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config}

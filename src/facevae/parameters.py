@@ -1,0 +1,172 @@
+"""Everything a user can set: read once from params.yaml, checked whole, handed on read-only."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from facevae.errors import UserError
+
+VARIANTS = ("direct", "inter_dense")
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1, which PyYAML reads, takes `1e-3` for text; YAML 1.2, which DVC writes, does not.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Synthesize(_Section):
+    images: int = Field(ge=20, le=899_999)
+    seed: Seed
+
+
+class Limit(_Section):
+    train: Count | None
+    validation: Count | None
+    test: Count | None
+
+
+class Data(_Section):
+    source: str = Field(min_length=1)
+    crop: Literal["none", 178, 148, 140, 128]
+    resize: Literal["bilinear", "bicubic", "lanczos", "box"]
+    image_size: int = Field(ge=8, le=512)
+    limit: Limit
+    images_per_shard: Count
+
+
+class Encoder(_Section):
+    filters: list[Count] = Field(min_length=1)
+    kernel_sizes: list[Count] = Field(min_length=1)
+    strides: list[Count] = Field(min_length=1)
+    latent_size: Count
+    inter_dense: Count
+    activation: Literal["leaky_relu", "relu", "elu", "gelu", "silu"]
+    batch_normalization: bool
+    dropout: Number = Field(ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_entry_per_layer(self) -> "Encoder":
+        layers = len(self.filters)
+        wrong = [
+            f"encoder.{name}: has {len(entries)} entries and encoder.filters has {layers}; "
+            f"give one per conv layer"
+            for name, entries in (("kernel_sizes", self.kernel_sizes), ("strides", self.strides))
+            if len(entries) != layers
+        ]
+        if wrong:
+            raise PydanticCustomError("whole_message", "\n".join(wrong))  # type: ignore[arg-type]
+        return self
+
+
+class Loss(_Section):
+    reconstruction: Literal["mse", "bce"]
+    kl_weight: Number = Field(ge=0)
+    kl_warmup_epochs: int = Field(ge=0)
+
+
+class Train(_Section):
+    epochs: Count
+    batch_size: Count
+    learning_rate: Number = Field(gt=0, le=1)
+    seed: Seed
+
+
+class Generate(_Section):
+    rows: int = Field(ge=1, le=32)
+    columns: int = Field(ge=2, le=32)
+    seed: Seed
+
+
+class Parameters(_Section):
+    """All of params.yaml. What each key means is said there, beside its value."""
+
+    synthesize: Synthesize
+    data: Data
+    encoder: Encoder
+    loss: Loss
+    train: Train
+    generate: Generate
+
+    @model_validator(mode="after")
+    def _strides_divide_the_image(self) -> "Parameters":
+        size = self.data.image_size
+        for layer, stride in enumerate(self.encoder.strides, start=1):
+            if size % stride:
+                message = (
+                    f"encoder.strides: layer {layer} has stride {stride}, which does not divide "
+                    f"its input of {size}x{size} pixels (data.image_size {self.data.image_size}), "
+                    f"so the Decoder could not mirror it"
+                )
+                raise PydanticCustomError("whole_message", message)  # type: ignore[arg-type]
+            size //= stride
+        return self
+
+
+def _mistakes(error: Any) -> list[str]:
+    if error["type"] == "whole_message":
+        return error["msg"].splitlines()
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return [f"{key}: unknown parameter"]
+    if error["type"] == "missing":
+        return [f"{key}: missing"]
+    message = error["msg"].replace("Input should be", "must be")
+    return [f"{key}: {message}, not {error['input']!r}"]
+
+
+def load_parameters(path: str | Path = "params.yaml") -> Parameters:
+    """Read and check a params.yaml.
+
+    Raises:
+        UserError: the file is missing, is not YAML or holds mistakes: one line each, with the
+            key's full name.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; run from the project's folder, or name one with --params"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold sections (data, encoder, ...), not {content!r}")
+    try:
+        return Parameters.model_validate(content)
+    except ValidationError as error:
+        mistakes = [mistake for item in error.errors() for mistake in _mistakes(item)]
+        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
+
+
+def _main() -> int:
+    try:
+        load_parameters(sys.argv[1] if len(sys.argv) > 1 else "params.yaml")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,53 @@
+"""Draw what a trained VAE generates, reconstructs and interpolates."""
+
+from _stage import arguments, load_tensorflow, run
+from facevae.errors import UserError
+from facevae.parameters import load_parameters
+
+
+def main() -> None:
+    options = arguments(
+        __doc__,
+        model={"help": ".keras file of the train stage"},
+        shards={"help": "folder that the prepare stage wrote; its test split is used"},
+        samples={"help": "PNG to write: a grid decoded from z-points drawn from N(0, I)"},
+        reconstructions={"help": "PNG to write: held-out faces above their reconstructions"},
+        interpolation={"help": "PNG to write: steps between held-out faces, a pair per row"},
+    )
+    settings = load_parameters(options.params).generate
+    rows, columns = settings.rows, settings.columns
+
+    load_tensorflow()
+    import numpy as np
+
+    from facevae.datasets import Shards, images
+    from facevae.generation import interpolations, reconstructions, samples
+    from facevae.model_files import load_model
+    from facevae.pictures import save_grid
+    from facevae.training import make_repeatable
+
+    make_repeatable(settings.seed)
+    vae = load_model(options.model)
+    pairs = max(1, rows // 2)  # rows of originals, each with a row of reconstructions below it
+    needed = max(pairs * columns, 2 * rows)
+    shards = Shards(options.shards)
+    if shards.counts["test"] < needed:
+        raise UserError(
+            f"generate.rows, generate.columns: {rows} x {columns} needs {needed} held-out images, "
+            f"and the test split has {shards.counts['test']}; ask for fewer"
+        )
+    held_out = next(iter(images(shards, "test", needed))).numpy()
+
+    save_grid(samples(vae, rows * columns, settings.seed), columns, options.samples)
+
+    originals = held_out[: pairs * columns].reshape(pairs, columns, *held_out.shape[1:])
+    decoded = reconstructions(vae, held_out[: pairs * columns]).reshape(originals.shape)
+    both = np.stack([originals, decoded], axis=1).reshape(-1, *held_out.shape[1:])
+    save_grid(both, columns, options.reconstructions)
+
+    lines = interpolations(vae, held_out[:rows], held_out[rows : 2 * rows], columns)
+    save_grid(lines, columns, options.interpolation)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,25 @@
+"""Draw the built-in stand-in for CelebA, if it is what the study is to learn from."""
+
+from pathlib import Path
+
+from _stage import arguments, counting, run
+from facevae.celeba import check_source
+from facevae.parameters import load_parameters
+from facevae.synthetic import synthesize
+
+
+def main() -> None:
+    options = arguments(__doc__, target={"help": "folder to write, in CelebA's layout"})
+    parameters = load_parameters(options.params)
+    source = Path(parameters.data.source)
+    # First in line, so that a source that is not there is told before anything is touched.
+    if source.resolve() != options.target.resolve():
+        check_source(source)
+    with counting("Drawing faces", " faces") as progress:
+        synthesize(
+            options.target, parameters.synthesize.images, parameters.synthesize.seed, progress
+        )
+
+
+if __name__ == "__main__":
+    run(main)
