@@ -18,8 +18,8 @@ from facevae.datasets import Shards, steps_per_epoch, training_batches
 from facevae.networks import VAE
 from facevae.training import training_step
 
-_WARM_UP_STEPS = 2
-_TIMED_STEPS = 6
+_WARM_UP_STEPS = 1
+_TIMED_STEPS = 5
 
 
 def device_name() -> str:

@@ -96,6 +96,7 @@ def training_batches(
                 "epsilon": noise(seed, position, (batch_size, latent_size)),
             }
         )
+        .apply(tf.data.experimental.assert_cardinality(steps))
         .prefetch(2)
     )
 

@@ -121,7 +121,7 @@ class VAE(keras.Model):
         >>> vae.encoder.count_params()
         2881472
         >>> vae.compile("adam")
-        >>> vae.fit(facevae.datasets.training_batches(...))    # any Keras backend
+        >>> vae.fit(facevae.datasets.training_batches(...), shuffle=False)    # any Keras backend
 
     `facevae.training.train` is the faster, resumable loop for TensorFlow.
     """

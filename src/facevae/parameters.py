@@ -72,7 +72,7 @@ class Encoder(_Section):
             if len(entries) != layers
         ]
         if wrong:
-            raise PydanticCustomError("whole_message", "\n".join(wrong))  # type: ignore[arg-type]
+            raise PydanticCustomError("whole_message", "\n".join(wrong))
         return self
 
 
@@ -115,7 +115,7 @@ class Parameters(_Section):
                     f"its input of {size}x{size} pixels (data.image_size {self.data.image_size}), "
                     f"so the Decoder could not mirror it"
                 )
-                raise PydanticCustomError("whole_message", message)  # type: ignore[arg-type]
+                raise PydanticCustomError("whole_message", message)
             size //= stride
         return self
 

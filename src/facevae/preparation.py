@@ -5,7 +5,7 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,15 @@ def square_image(jpeg: bytes, settings: ImageSettings) -> bytes:
             image = file.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise UserError(f"cannot be read as an image ({error})") from None
-    width, height = image.size
-    box = (0.0, 0.0, float(width), float(height))
     if settings.crop != "none":
         crop = int(settings.crop)
+        width, height = image.size
         if width < crop or height < crop:
             raise UserError(f"is {width}x{height} pixels, smaller than data.crop {crop}")
         left, top = (width - crop) // 2, (height - crop) // 2
-        box = (left, top, left + crop, top + crop)
+        image = image.crop((left, top, left + crop, top + crop))
     side = (settings.image_size, settings.image_size)
-    return image.resize(side, _FILTERS[settings.resize], box=box).tobytes()
+    return image.resize(side, _FILTERS[settings.resize]).tobytes()
 
 
 def write_shard(task: ShardTask) -> int:
@@ -111,7 +110,7 @@ def prepare(
     target: Path,
     settings: ImageSettings,
     *,
-    limits: dict[str, int | None],
+    limits: Mapping[str, int | None],
     images_per_shard: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:

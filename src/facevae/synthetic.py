@@ -7,6 +7,7 @@ alignment puts them, so that crops that suit one suit the other.
 
 import dataclasses
 import io
+import math
 import multiprocessing
 import os
 import zipfile
@@ -204,27 +205,43 @@ def describe_face(seed: int, index: int) -> Face:
     )
 
 
-class _Pen:
-    """Draws in the coordinates of the final picture."""
+# From the left background colour to the right one.
+_RAMP = Image.linear_gradient("L").rotate(90).resize((WIDTH * _SCALE, HEIGHT * _SCALE))
 
-    def __init__(self, image: Image.Image) -> None:
+# Points of the unit circle, to draw ellipses that can be turned.
+_CIRCLE = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, math.tau, 41).tolist()]
+
+
+class _Pen:
+    """Draws in the coordinates of the final picture, turned by `roll` degrees about its middle."""
+
+    def __init__(self, image: Image.Image, roll: float) -> None:
         self._draw = ImageDraw.Draw(image)
+        self._cosine, self._sine = math.cos(math.radians(roll)), math.sin(math.radians(roll))
+
+    def _turned(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        middle_x, middle_y = WIDTH / 2, HEIGHT / 2
+        return [
+            (
+                (middle_x + (x - middle_x) * self._cosine + (y - middle_y) * self._sine) * _SCALE,
+                (middle_y - (x - middle_x) * self._sine + (y - middle_y) * self._cosine) * _SCALE,
+            )
+            for x, y in points
+        ]
 
     def ellipse(self, x: float, y: float, width: float, height: float, fill: Colour) -> None:
-        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        self._draw.ellipse([edge * _SCALE for edge in box], fill=fill)
+        self.polygon([(x + a * width / 2, y + b * height / 2) for a, b in _CIRCLE], fill)
 
     def polygon(self, points: list[tuple[float, float]], fill: Colour) -> None:
-        self._draw.polygon([(x * _SCALE, y * _SCALE) for x, y in points], fill=fill)
+        self._draw.polygon(self._turned(points), fill=fill)
 
     def line(self, points: list[tuple[float, float]], width: float, fill: Colour) -> None:
-        scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
-        self._draw.line(scaled, fill=fill, width=round(width * _SCALE), joint="curve")
+        self._draw.line(self._turned(points), fill, round(width * _SCALE), joint="curve")
 
-    def ring(self, x: float, y: float, width: float, height: float, line: float, fill: Colour):
-        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        scaled = [edge * _SCALE for edge in box]
-        self._draw.ellipse(scaled, outline=fill, width=round(line * _SCALE))
+    def ring(
+        self, x: float, y: float, width: float, height: float, line: float, fill: Colour
+    ) -> None:
+        self.line([(x + a * width / 2, y + b * height / 2) for a, b in _CIRCLE], line, fill)
 
 
 def _curve(x: float, y: float, width: float, bend: float) -> list[tuple[float, float]]:
@@ -343,18 +360,14 @@ def _draw_features(pen: _Pen, face: Face, x: float) -> None:
 def draw_face(face: Face) -> Image.Image:
     """The picture, 178x218 RGB."""
     size = (WIDTH * _SCALE, HEIGHT * _SCALE)
-    person = Image.new("RGBA", size)
-    pen = _Pen(person)
+    left, right = (Image.new("RGB", size, colour) for colour in face.background)
+    image = Image.composite(left, right, _RAMP)
+    pen = _Pen(image, face.roll)
     x = WIDTH / 2
     _draw_head(pen, face, x)
     _draw_features(pen, face, x)
     _draw_hair(pen, face, x)
-    person = person.rotate(face.roll, Image.Resampling.BILINEAR, center=(size[0] / 2, size[1] / 2))
-    person = person.reduce(_SCALE)
-    left, right = (Image.new("RGB", (WIDTH, HEIGHT), colour) for colour in face.background)
-    image = Image.composite(left, right, Image.linear_gradient("L").rotate(90).resize(left.size))
-    image.paste(person, mask=person)
-    image = image.filter(ImageFilter.GaussianBlur(0.6))
+    image = image.reduce(_SCALE).filter(ImageFilter.BoxBlur(0.6))
     across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :, None] * face.light[0]
     down = np.linspace(1, -1, HEIGHT, dtype=np.float32)[:, None, None] * face.light[1]
     lit = np.asarray(image, np.float32) * (face.exposure + across + down)

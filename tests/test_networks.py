@@ -1,0 +1,169 @@
+"""The networks: parameter counts to the unit, mirrored shapes, files that open anywhere."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from facevae.errors import UserError
+from facevae.model_files import load_model, save_model
+from facevae.networks import VAE
+from facevae.normalization import FusedBatchNormalization
+from facevae.parameters import Parameters
+from facevae.training import build_vae
+
+
+def _trainable(model: keras.Model) -> int:
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+@pytest.mark.parametrize(
+    ("latent_size", "inter_dense", "encoder", "decoder"),
+    [
+        (256, 0, (5_109_440, 5_108_480), (2_757_571, 2_757_123)),
+        (256, 256, (2_881_472, 2_880_512), (2_757_571, 2_757_123)),
+        (256, 384, (4_126_784, 4_125_824), (2_757_571, 2_757_123)),
+        (512, 0, (9_828_544, 9_827_584), (5_116_867, 5_116_419)),
+    ],
+)
+def test_parameter_table_of_the_source(
+    parameters: Parameters, latent_size: int, inter_dense: int, encoder, decoder
+) -> None:
+    settings = parameters.encoder.model_copy(update={"latent_size": latent_size})
+    vae = build_vae(settings, parameters.loss, image_size=96, inter_dense=inter_dense)
+    assert (vae.encoder.count_params(), _trainable(vae.encoder)) == encoder
+    assert (vae.decoder.count_params(), _trainable(vae.decoder)) == decoder
+
+
+@pytest.mark.parametrize(
+    ("filters", "kernel_sizes", "strides"),
+    [
+        ([32, 64, 128, 256], [3, 3, 3, 3], [2, 2, 2, 2]),
+        ([8, 8, 8], [3, 5, 3], [2, 2, 2]),
+        ([8, 16, 32], [5, 3, 3], [4, 3, 2]),
+        ([4, 8, 8, 16, 16], [3, 3, 3, 3, 3], [2, 2, 2, 2, 2]),
+        ([8], [3], [2]),
+    ],
+)
+def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
+    vae = VAE(
+        image_size=96,
+        filters=filters,
+        kernel_sizes=kernel_sizes,
+        strides=strides,
+        latent_size=4,
+        inter_dense=8,
+        dropout=0.1,
+    )
+    inward = [
+        layer.output.shape[1:3]
+        for layer in vae.encoder.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
+    outward = [
+        layer.input.shape[1:3]
+        for layer in vae.decoder.layers
+        if isinstance(layer, keras.layers.Conv2DTranspose)
+    ]
+    assert inward == outward[::-1]
+    images = np.random.default_rng(0).random((2, 96, 96, 3), dtype=np.float32)
+    outputs = vae(images)
+    assert outputs["reconstructions"].shape == (2, 96, 96, 3)
+    assert outputs["mu"].shape == outputs["log_var"].shape == (2, 4)
+    assert 0 <= np.min(outputs["reconstructions"]) <= np.max(outputs["reconstructions"]) <= 1
+
+
+def test_log_var_is_clamped() -> None:
+    vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
+    kernel, bias = vae.encoder.get_layer("log_var").get_weights()
+    vae.encoder.get_layer("log_var").set_weights([kernel, np.add(bias, [1e9, -1e9, 0.0])])
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    _, log_var = vae.encode(images)
+    np.testing.assert_array_equal(np.asarray(log_var)[0, :2], [10.0, -20.0])
+    reconstruction, kl = vae.loss_terms(images, vae({"images": images, "epsilon": np.ones((1, 3))}))
+    assert np.isfinite(reconstruction)
+    assert np.isfinite(kl)
+
+
+def test_sampling_uses_the_noise_it_is_given() -> None:
+    keras.utils.set_random_seed(0)
+    vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
+    epsilon = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    outputs = vae({"images": images, "epsilon": epsilon})
+    z = outputs["mu"] + np.exp(0.5 * np.asarray(outputs["log_var"])) * epsilon
+    np.testing.assert_allclose(outputs["reconstructions"], vae.decoder(z), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def small() -> VAE:
+    keras.utils.set_random_seed(0)
+    return VAE(
+        image_size=16, filters=[4, 8], kernel_sizes=[3, 3], strides=[2, 2], latent_size=5,
+        inter_dense=6, activation="relu", dropout=0.2, reconstruction="bce", kl_weight=0.25,
+    )  # fmt: skip
+
+
+def test_saved_model_opens_in_a_fresh_process_in_safe_mode(small: VAE, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((3, 16, 16, 3), dtype=np.float32)
+    for layer in small.encoder.layers + small.decoder.layers:
+        if isinstance(layer, FusedBatchNormalization):  # something that is not the default
+            layer.moving_mean.assign(layer.moving_mean + 0.3)
+    expected = np.asarray(small(images)["reconstructions"])
+    save_model(small, tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images)
+    script = (
+        "import keras, numpy as np, facevae.networks\n"
+        "vae = keras.saving.load_model('model.keras', safe_mode=True)\n"
+        "assert (vae.kl_weight, vae.reconstruction) == (0.25, 'bce')\n"
+        "np.save('decoded.npy', vae(np.load('images.npy'))['reconstructions'])\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "decoded.npy"), expected)
+
+
+def test_the_same_model_gives_the_same_file(small: VAE, tmp_path: Path) -> None:
+    save_model(small, tmp_path / "now.keras")
+    time.sleep(2.1)  # a zip keeps times to two seconds, Keras' metadata to one
+    save_model(small, tmp_path / "later.keras")
+    assert (tmp_path / "now.keras").read_bytes() == (tmp_path / "later.keras").read_bytes()
+    save_model(load_model(tmp_path / "now.keras"), tmp_path / "again.keras")
+    assert (tmp_path / "now.keras").read_bytes() == (tmp_path / "again.keras").read_bytes()
+
+
+def test_a_broken_model_file_is_one_sentence(small: VAE, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such model; train it first"):
+        load_model(tmp_path / "model.keras")
+    save_model(small, tmp_path / "model.keras")
+    whole = (tmp_path / "model.keras").read_bytes()
+    (tmp_path / "model.keras").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"is not a whole \.keras file"):
+        load_model(tmp_path / "model.keras")
+
+
+def test_fused_normalisation_is_kerass() -> None:
+    """Outputs, gradients and moving statistics of the portable twin, over three steps."""
+    theirs = keras.layers.BatchNormalization(momentum=0.9)
+    ours = FusedBatchNormalization(momentum=0.9)
+    for step in range(3):
+        inputs = tf.random.stateless_normal((16, 6, 6, 8), seed=(1, step), mean=2.0, stddev=3.0)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            expected = theirs(inputs, training=True)
+            got = ours(inputs, training=True)
+            losses = [tf.reduce_sum(x**3) for x in (expected, got)]
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        gradients = [
+            tape.gradient(loss, [inputs, layer.gamma, layer.beta])
+            for loss, layer in zip(losses, (theirs, ours), strict=True)
+        ]
+        for a, b in zip(*gradients, strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3)
+    for a, b in zip(theirs.weights, ours.weights, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,119 @@
+"""params.yaml is checked whole, and every mistake is told by its full name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from facevae.errors import UserError
+from facevae.parameters import load_parameters
+
+
+@pytest.fixture
+def content(project: Path) -> dict:
+    return yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+
+
+def _load(content: object, folder: Path):
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return load_parameters(path)
+
+
+def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> None:
+    content["train"]["epochs"] = -5
+    content["train"]["epoch"] = 3
+    content["encoder"]["latent_size"] = "many"
+    del content["loss"]["kl_weight"]
+    with pytest.raises(UserError) as raised:
+        _load(content, tmp_path)
+    lines = [
+        line.removeprefix(f"{tmp_path}/params.yaml: ") for line in str(raised.value).split("\n")
+    ]
+    assert sorted(lines) == [
+        "encoder.latent_size: must be a valid integer, not 'many'",
+        "loss.kl_weight: missing",
+        "train.epoch: unknown parameter",
+        "train.epochs: must be greater than or equal to 1, not -5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("data", "crop", 150),
+        ("data", "resize", "nearest"),
+        ("data", "source", ""),
+        ("encoder", "filters", []),
+        ("encoder", "strides", [2, 2, 2, 0]),
+        ("encoder", "inter_dense", 0),
+        ("encoder", "batch_normalization", 1),
+        ("encoder", "dropout", 1.0),
+        ("loss", "reconstruction", "mae"),
+        ("loss", "kl_weight", -0.1),
+        ("loss", "kl_weight", float("nan")),
+        ("train", "batch_size", 12.5),
+        ("train", "learning_rate", 0),
+        ("train", "seed", -1),
+    ],
+)
+def test_out_of_range_is_refused_by_name(
+    content: dict, tmp_path: Path, section: str, key: str, value: object
+) -> None:
+    content[section][key] = value
+    with pytest.raises(UserError, match=f"params.yaml: {section}.{key}[.:]"):
+        _load(content, tmp_path)
+
+
+def test_lists_of_another_length_are_refused(content: dict, tmp_path: Path) -> None:
+    content["encoder"]["filters"] = [32, 64, 128]
+    with pytest.raises(UserError) as raised:
+        _load(content, tmp_path)
+    assert "encoder.kernel_sizes: has 4 entries and encoder.filters has 3" in str(raised.value)
+    assert "encoder.strides: has 4 entries and encoder.filters has 3" in str(raised.value)
+
+
+def test_strides_that_do_not_divide_the_image_are_refused(content: dict, tmp_path: Path) -> None:
+    content["data"]["image_size"] = 90
+    with pytest.raises(UserError, match=r"layer 2 has stride 2, .* 45x45 pixels"):
+        _load(content, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001"])
+def test_numbers_as_dvc_reads_them(project: Path, tmp_path: Path, text: str) -> None:
+    params = (project / "params.yaml").read_text(encoding="utf-8")
+    assert "learning_rate: 0.001" in params
+    path = tmp_path / "params.yaml"
+    path.write_text(params.replace("learning_rate: 0.001", f"learning_rate: {text}"), "utf-8")
+    assert load_parameters(path).train.learning_rate == 0.001
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00"])
+def test_what_is_not_a_params_file_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        load_parameters(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; run from the project's folder"):
+        load_parameters(tmp_path / "params.yaml")
+
+
+def test_every_key_has_a_comment(project: Path) -> None:
+    lines = (project / "params.yaml").read_text(encoding="utf-8").splitlines()
+    leaves = [line for line in lines if ": " in line.split("#")[0] and not line.endswith(":")]
+    told_by_name = {
+        "seed",
+        "train",
+        "validation",
+        "test",
+        "epochs",
+        "batch_size",
+        "batch_normalization",
+    }
+    silent = {line.split(":")[0].strip() for line in leaves if "#" not in line}
+    assert silent <= told_by_name

@@ -1,0 +1,311 @@
+"""DVC's contract, with real DVC in a clone of the project at a small setting."""
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+STAGES = {
+    "synthesize", "prepare", "train@direct", "train@inter_dense", "generate@direct",
+    "generate@inter_dense", "evaluate@direct", "evaluate@inter_dense", "compare",
+}  # fmt: skip
+
+SMALL = {
+    "synthesize": {"images": 200},
+    "data": {"image_size": 32},
+    "encoder": {"filters": [8, 8, 8, 8], "latent_size": 8, "inter_dense": 16},
+    "train": {"epochs": 2, "batch_size": 16},
+    "generate": {"rows": 2, "columns": 2},
+}
+
+
+class Study:
+    """A clone of the project as it stands, and what DVC did in it."""
+
+    def __init__(self, folder: Path, project: Path) -> None:
+        self.folder = folder
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        files = subprocess.check_output(listed, cwd=project, text=True).split("\0")
+        for name in filter(None, files):
+            if (project / name).exists() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(project / name, folder / name)
+        shutil.rmtree(folder / "metrics", ignore_errors=True)
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        for section, changes in SMALL.items():
+            params[section].update(changes)
+        (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        self.git("init", "--quiet")
+        self.git("config", "user.name", "test")
+        self.git("config", "user.email", "test@localhost")
+        self.commit("project")
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.check_output(["git", *arguments], cwd=self.folder, text=True)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+
+    def dvc(self, *arguments: str, path: str = "", status: int = 0) -> str:
+        """Run dvc; its standard output and error."""
+        python = Path(sys.executable).parent
+        environment = {
+            **os.environ,
+            "PATH": f"{path}{os.pathsep if path else ''}{python}{os.pathsep}{os.environ['PATH']}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def lock(self) -> dict:
+        return yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+
+    def back(self) -> None:
+        """As after the first run."""
+        self.git("reset", "--quiet", "--hard", "first-run")
+        self.dvc("checkout", "--quiet", "--force")
+
+
+def ran(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '(.+?)':", output))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Study:
+    """A study that has run once, each stage with its reads recorded."""
+    study = Study(tmp_path_factory.mktemp("study"), project)
+    records = study.folder.parent / f"{study.folder.name}-records"
+    records.mkdir()
+    recorder = records / "python"
+    script = project / "tests" / "recording_python.py"
+    recorder.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "{records}" "$@"\n')
+    recorder.chmod(0o755)
+    assert ran(study.dvc("repro", path=str(records))) == STAGES
+    study.commit("first run")
+    study.git("tag", "first-run")
+    return study
+
+
+@pytest.fixture
+def fresh(study: Study):
+    """The study as after its first run, and put back so afterwards."""
+    yield study
+    study.back()
+
+
+def test_pipeline_outputs_have_their_names(study: Study) -> None:
+    for variant in ("direct", "inter_dense"):
+        assert (study.folder / "models" / f"{variant}.keras").is_file()
+        for name, size in (
+            ("samples", (70, 70)),
+            ("reconstructions", (70, 70)),
+            ("interpolation", (70, 70)),
+        ):
+            with Image.open(study.folder / "reports" / variant / f"{name}.png") as picture:
+                assert picture.size == size
+        metrics = json.loads((study.folder / "metrics" / f"{variant}.json").read_text())
+        assert {"params", "trainable_params"} <= metrics["encoder"].keys()
+        assert "params" in metrics["decoder"]
+        wanted = {"loss", "reconstruction", "kl", "psnr", "active_units"}
+        assert wanted <= metrics["test"].keys()
+        cost = json.loads((study.folder / "metrics" / f"{variant}_cost.json").read_text())
+        assert cost["device"]
+        assert cost["seconds_per_epoch"] * cost["images_per_second"] == pytest.approx(160, rel=0.01)
+        assert 100 < cost["peak_memory_mib"] < 10_000
+        history = (study.folder / "reports" / variant / "history.csv").read_text().splitlines()
+        assert len(history) == 1 + 2
+    report = (study.folder / "reports" / "comparison.md").read_text()
+    encoder = json.loads((study.folder / "metrics" / "inter_dense.json").read_text())["encoder"]
+    assert f"{encoder['params']:,}" in report
+    rows = (study.folder / "reports" / "comparison.csv").read_text().splitlines()
+    assert rows[0] == "key,quantity,direct,inter_dense,difference"
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None:
+    """Every module of the project that a stage imports, and every key that it reads, is listed."""
+    records = study.folder.parent / f"{study.folder.name}-records"
+    record = json.loads((records / f"{stage}.json").read_text())
+    declared = study.lock()[stage]
+    deps = {dep["path"] for dep in declared["deps"]}
+    assert set(record["modules"]) <= deps
+    unused = {dep for dep in deps if dep.endswith(".py")} - set(record["modules"])
+    assert not unused, "listed, but not imported"
+    params = set(declared.get("params", {}).get("params.yaml", {}))
+    if stage == "compare":
+        assert record["parameters"][0] == "*"
+    else:
+        # data.source reaches prepare as an argument.
+        assert set(record["parameters"]) - {"data.source"} == params - {"data.source"}
+
+
+def test_pipeline_second_run_does_nothing(study: Study) -> None:
+    output = study.dvc("repro")
+    assert ran(output) == set()
+    assert "Data and pipelines are up to date" in output
+    assert study.git("status", "--porcelain") == ""
+
+
+def _keys(section: dict, prefix: str = ""):
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _readme_table(project: Path) -> dict[str, set[str]]:
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    table = {}
+    for row in re.findall(r"^\| `([a-z_]+\.[a-z_.]+)` \|.*\|(.*)\|$", readme, re.MULTILINE):
+        patterns = re.findall(r"`([a-z_@*]+)`", row[1])
+        table[row[0]] = {
+            stage for stage in STAGES for pattern in patterns if fnmatch.fnmatch(stage, pattern)
+        }
+    return table
+
+
+_STATUS = """
+import json, sys
+import networkx
+from dvc.repo import Repo
+import yaml
+original = open("params.yaml").read()
+told = {}
+for key, value in json.load(sys.stdin).items():
+    content = yaml.safe_load(original)
+    section = content
+    *path, last = key.split(".")
+    for part in path:
+        section = section[part]
+    section[last] = value
+    with open("params.yaml", "w") as file:
+        file.write(yaml.safe_dump(content))
+    with Repo() as repo:
+        graph = repo.index.graph.reverse()
+        changed = set(repo.status())
+        told[key] = sorted({
+            after.addressing
+            for stage in repo.index.stages if stage.addressing in changed
+            for after in {stage} | networkx.descendants(graph, stage)
+        })
+with open("params.yaml", "w") as file:
+    file.write(original)
+print(json.dumps(told))
+"""
+
+
+def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: Path) -> None:
+    params = yaml.safe_load((fresh.folder / "params.yaml").read_text(encoding="utf-8"))
+
+    def other(value):
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, list):
+            return [*value[:-1], value[-1] + 1]
+        if isinstance(value, str):
+            return f"other {value}"
+        return 5 if value is None else value * 2 + 1
+
+    changed = {key: other(value) for key, value in _keys(params)}
+    done = subprocess.run(
+        [sys.executable, "-c", _STATUS],
+        cwd=fresh.folder, input=json.dumps(changed), text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    told = {key: set(stages) for key, stages in json.loads(done.stdout).items()}
+    assert told == _readme_table(project)
+
+
+def test_pipeline_inter_dense_runs_its_four_stages_and_back_is_cached(fresh: Study) -> None:
+    output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
+    assert ran(output) == {
+        "train@inter_dense", "generate@inter_dense", "evaluate@inter_dense", "compare",
+    }  # fmt: skip
+
+    rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))
+    changed = rows.get("diff", rows)
+    flattened, latent = 2 * 2 * 8, 8
+    fewer = (16 - 12) * (flattened + 1 + 2 * latent)
+    assert changed["metrics/inter_dense.json"]["encoder.params"]["diff"] == -fewer
+    assert "metrics/direct.json" not in changed
+    params = fresh.dvc("params", "diff", "HEAD")
+    assert re.search(r"encoder\.inter_dense\s+16\s+12", params)
+    fresh.dvc("plots", "diff", "HEAD", "--out", "plots")
+    assert "reports/inter_dense/history.csv" in (fresh.folder / "plots" / "index.html").read_text()
+    assert list((fresh.folder / "plots" / "static").glob("*samples.png"))
+    shown = json.loads(fresh.dvc("exp", "show", "--json"))
+    assert len(shown[1]["experiments"]) == 1
+
+    shutil.rmtree(fresh.folder / "plots")
+    fresh.git("checkout", "--quiet", "first-run", "--", "params.yaml")
+    assert ran(fresh.dvc("repro")) == set()
+    assert fresh.git("diff", "first-run", "--stat") == ""
+
+
+def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
+    before = fresh.lock()
+    assert ran(fresh.dvc("repro", "--force")) == STAGES
+    after = fresh.lock()
+    for stage in STAGES - {"compare"}:  # which reports what the machine took
+        for old, new in zip(before[stage]["outs"], after[stage]["outs"], strict=True):
+            assert old["path"] == new["path"]
+            if not old["path"].endswith("_cost.json"):
+                assert old["md5"] == new["md5"], old["path"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            "train.epochs=-1",
+            "params.yaml: train.epochs: must be greater than or equal to 1, not -1",
+        ),
+        ("data.crop=10", "params.yaml: data.crop: must be 'none', 178, 148, 140 or 128, not 10"),
+        ("data.source=/no/such/folder", "data.source: there is no folder /no/such/folder"),
+        ("data.source=stages", "data.source: stages holds neither img_align_celeba.zip nor"),
+        (
+            "encoder.filters=[8,8,8]",
+            "encoder.kernel_sizes: has 4 entries and encoder.filters has 3",
+        ),
+        ("+train.epoch=3", "params.yaml: train.epoch: unknown parameter"),
+        ("generate.rows=32", "needs 64 held-out images, and the test split has 20"),
+    ],
+)
+def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(
+    fresh: Study, change: str, sentence: str
+) -> None:
+    output = fresh.dvc("exp", "run", "--set-param", change, status=255)
+    assert sentence in output
+    assert "Traceback" not in output
+    fresh.git("checkout", "--quiet", "first-run", "--", "params.yaml")
+    assert fresh.git("status", "--porcelain") == ""
+    assert "up to date" in fresh.dvc("status")
+
+
+def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
+    fresh.dvc("exp", "run", "--queue", "--set-param", "encoder.inter_dense=5,6")
+    fresh.dvc("queue", "start", "--jobs", "1")
+    for name in re.findall(r"^\w+\s+([a-z]+-[a-z]+)\s", fresh.dvc("queue", "status"), re.MULTILINE):
+        fresh.dvc("queue", "logs", "--follow", name)
+    shown = json.loads(fresh.dvc("exp", "show", "--json"))
+    found = {}
+    for experiment in shown[1]["experiments"]:
+        data = experiment["revs"][-1]["data"]
+        units = data["params"]["params.yaml"]["data"]["encoder"]["inter_dense"]
+        metrics = data["metrics"]["metrics/inter_dense.json"]["data"]
+        found[units] = metrics["encoder"]["params"]
+    assert found[6] - found[5] == 2 * 2 * 8 + 1 + 2 * 8
+    fresh.dvc("exp", "remove", "--all-commits")

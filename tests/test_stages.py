@@ -1,0 +1,55 @@
+"""Each stage as its own command: help, a quiet log, and a sentence for a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STAGES = ("synthesize", "prepare", "train", "generate", "evaluate", "compare")
+
+
+def _run(project: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(project / "stages" / f"{stage}.py"), *arguments]
+    return subprocess.run(command, cwd=project, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_names_every_argument(project: Path, stage: str) -> None:
+    done = _run(project, stage, "--help")
+    assert done.returncode == 0
+    assert "--params" in done.stdout
+    assert done.stderr == ""
+
+
+def test_train_alone_prints_one_bar_and_nothing_else(
+    project: Path, shards: Path, tmp_path: Path
+) -> None:
+    params = (project / "params.yaml").read_text(encoding="utf-8")
+    params = params.replace("batch_size: 128", "batch_size: 8").replace(
+        "epochs: ", "epochs: 1 # ", 1
+    )
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    model = tmp_path / "models" / "alone.keras"
+    done = _run(
+        project, "train", "--params", f"{tmp_path}/params.yaml", "--shards", str(shards),
+        "--inter-dense", "8", "--model", str(model), "--history", f"{tmp_path}/history.csv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.replace("\r", "\n").split("\n") if line.strip()]
+    assert all(line.startswith("Training alone:") for line in lines), done.stderr
+    assert "images/s" in lines[-1]
+    assert model.is_file()
+
+
+def test_missing_shards_are_a_sentence(project: Path, tmp_path: Path) -> None:
+    done = _run(
+        project, "train", "--shards", str(tmp_path), "--inter-dense", "0",
+        "--model", f"{tmp_path}/m.keras", "--history", f"{tmp_path}/h.csv",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"{tmp_path}: holds no manifest.json; write the shards first: dvc repro prepare\n"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,160 @@
+"""Training: it learns, it repeats to the bit, and Keras' own fit does the same steps."""
+
+import csv
+import io
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from facevae.datasets import Shards, images, training_batches
+from facevae.errors import UserError
+from facevae.networks import VAE
+from facevae.training import kl_weight_at, make_repeatable, split_terms, train, training_step
+
+
+def _small(**changes) -> VAE:
+    settings = {
+        "image_size": 16, "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2],
+        "latent_size": 4, "inter_dense": 8, "kl_weight": 0.1,
+    }  # fmt: skip
+    return VAE(**{**settings, **changes})
+
+
+def _train(
+    shards: Path, vae: VAE | None = None, dropout: float = 0.0, **changes
+) -> tuple[VAE, list[dict[str, str]]]:
+    make_repeatable(1)
+    vae = vae or _small(dropout=dropout)
+    settings = {
+        "epochs": 2, "batch_size": 8, "learning_rate": 0.003, "kl_warmup_epochs": 0, "seed": 1,
+    }  # fmt: skip
+    history = io.StringIO()
+    train(vae, Shards(shards), history=history, **{**settings, **changes})
+    return vae, list(csv.DictReader(io.StringIO(history.getvalue())))
+
+
+def test_it_learns(shards: Path) -> None:
+    _, history = _train(shards, epochs=40)
+    losses = [float(row["val_loss"]) for row in history]
+    assert [int(row["epoch"]) for row in history] == list(range(1, 41))
+    pixels = np.concatenate(list(images(Shards(shards), "validation", 8)))
+    mean = np.concatenate(list(images(Shards(shards), "train", 48))).mean(axis=0)
+    baseline = np.square(pixels - mean).sum((1, 2, 3)).mean()
+    # Better than the mean training image, which is all that a collapsed VAE can give.
+    assert losses[-1] < 0.8 * baseline
+
+
+def test_deterministic_to_the_bit(shards: Path) -> None:
+    first, first_history = _train(shards, dropout=0.1)
+    second, second_history = _train(shards, dropout=0.1)
+    assert first_history == second_history
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other, _ = _train(shards, dropout=0.1, seed=2)
+    assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
+
+
+def test_history_adds_up(shards: Path) -> None:
+    vae, history = _train(shards, epochs=3, kl_warmup_epochs=3)
+    for row in history:
+        value = {key: float(cell) for key, cell in row.items()}
+        expected = value["reconstruction"] + value["kl_weight"] * value["kl"]
+        assert value["loss"] == pytest.approx(expected, abs=1e-4)
+        expected = value["val_reconstruction"] + 0.1 * value["val_kl"]
+        assert value["val_loss"] == pytest.approx(expected, abs=1e-4)
+    assert [float(row["kl_weight"]) for row in history] == [0.025, 0.05, 0.075]
+    got = split_terms(vae, Shards(shards), "validation", 8, 1)
+    assert got == pytest.approx(
+        (float(history[-1]["val_reconstruction"]), float(history[-1]["val_kl"])), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_kl_weight_grows_linearly_and_stays(warmup: int) -> None:
+    weights = [kl_weight_at(epoch, 2.0, warmup) for epoch in range(warmup + 3)]
+    expected = np.minimum(2.0, 2.0 * np.arange(1, warmup + 4) / (warmup + 1))
+    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+
+
+def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
+    """One SGD step against gradients from Keras' own BatchNormalization-free forward pass."""
+    make_repeatable(1)
+    vae = _small(batch_normalization=False)
+    batch = next(
+        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
+    )
+    before = [weight.numpy() for weight in vae.trainable_variables]
+    with tf.GradientTape() as tape:
+        mu, log_var = vae.encoder(batch["images"])
+        z = mu + tf.exp(log_var / 2) * batch["epsilon"]
+        squares = tf.reduce_sum((vae.decoder(z) - batch["images"]) ** 2, (1, 2, 3))
+        kl = -0.5 * tf.reduce_sum(1 + log_var - mu**2 - tf.exp(log_var), 1)
+        loss = tf.reduce_mean(squares + 0.7 * kl)
+    gradients = tape.gradient(loss, vae.trainable_variables)
+    step = training_step(vae, keras.optimizers.SGD(1e-3))
+    reconstruction, kl_term = step(batch, tf.constant(0.7)).numpy()
+    assert reconstruction + 0.7 * kl_term == pytest.approx(float(loss), rel=1e-5)
+    for old, gradient, weight in zip(before, gradients, vae.trainable_variables, strict=True):
+        np.testing.assert_allclose(weight.numpy(), old - 1e-3 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:
+    ours, _ = _train(shards, epochs=1)
+    make_repeatable(1)
+    theirs = _small()
+    theirs.compile(keras.optimizers.Adam(0.003))
+    batches = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
+    theirs.fit(batches, epochs=1, verbose=0, shuffle=False)
+    # Two graphs of the same operations: rounding differs, and Adam divides by small numbers.
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+
+
+def test_every_image_once_an_epoch_in_another_order(shards: Path) -> None:
+    def epoch(number: int, seed: int = 1) -> np.ndarray:
+        batches = training_batches(
+            Shards(shards), batch_size=8, latent_size=4, seed=seed, epoch=number
+        )
+        return np.concatenate([batch["images"] for batch in batches])
+
+    in_order = np.concatenate(list(images(Shards(shards), "train", 48)))
+
+    def order(shuffled: np.ndarray) -> list[int]:
+        return [int(np.argmax((in_order == image).all((1, 2, 3)))) for image in shuffled]
+
+    first, second, again, other = epoch(0), epoch(1), epoch(0), epoch(0, seed=2)
+    assert sorted(order(first)) == sorted(order(second)) == list(range(48))
+    assert order(first) == order(again)
+    assert len({tuple(order(x)) for x in (first, second, other, in_order)}) == 4
+
+
+def test_noise_is_standard_normal_and_never_repeats(shards: Path) -> None:
+    drawn = [
+        batch["epsilon"].numpy()
+        for epoch in range(20)
+        for batch in training_batches(
+            Shards(shards), batch_size=8, latent_size=32, seed=1, epoch=epoch
+        )
+    ]
+    noise = np.concatenate(drawn)
+    assert len(np.unique(noise[:, 0])) == len(noise) == 960
+    standard_error = noise.size**-0.5
+    assert abs(noise.mean()) < 5 * standard_error
+    assert abs(noise.var() - 1) < 5 * 2**0.5 * standard_error
+
+
+def test_a_batch_larger_than_the_split_is_refused(shards: Path) -> None:
+    with pytest.raises(UserError, match=r"train.batch_size: 49 is more than the 48 images"):
+        _train(shards, batch_size=49)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_place(shards: Path) -> None:
+    vae = _small(batch_normalization=False)
+    mu = vae.encoder.get_layer("mu")
+    kernel, bias = mu.get_weights()
+    mu.set_weights([kernel, np.full_like(bias, 1e30)])
+    with pytest.raises(UserError, match=r"the kl term is inf in epoch 1, step 1"):
+        _train(shards, vae)
