@@ -26,7 +26,7 @@ def test_train_alone_prints_one_bar_and_nothing_else(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
     params = (project / "params.yaml").read_text(encoding="utf-8")
-    params = params.replace("batch_size: 128", "batch_size: 8").replace(
+    params = params.replace("batch_size: 32", "batch_size: 8").replace(
         "epochs: ", "epochs: 1 # ", 1
     )
     (tmp_path / "params.yaml").write_text(params, encoding="utf-8")

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from facevae.datasets import Shards, steps_per_epoch, training_batches
 from facevae.networks import VAE
+from facevae.optimizers import FusedAdam
 from facevae.training import training_step
 
 _WARM_UP_STEPS = 1
@@ -54,7 +54,7 @@ def _endless_batches(vae: VAE, shards: Shards, batch_size: int) -> Iterator[Any]
 
 
 def _seconds_per_step(vae: VAE, shards: Shards, batch_size: int) -> float:
-    step = training_step(vae, keras.optimizers.Adam(1e-6))
+    step = training_step(vae, FusedAdam(1e-6))
     kl_weight = tf.constant(vae.kl_weight, tf.float32)
     batches = _endless_batches(vae, shards, batch_size)
     seconds = []

@@ -15,6 +15,7 @@ import tensorflow as tf
 from facevae.datasets import Shards, images, noise, steps_per_epoch, training_batches
 from facevae.errors import UserError
 from facevae.networks import VAE
+from facevae.optimizers import FusedAdam
 from facevae.parameters import Encoder, Loss
 
 HISTORY_COLUMNS = (
@@ -135,7 +136,7 @@ def train(
         )
     rows = csv.DictWriter(history, HISTORY_COLUMNS, lineterminator="\n")
     rows.writeheader()
-    optimizer = keras.optimizers.Adam(learning_rate)
+    optimizer = FusedAdam(learning_rate)
     step = training_step(vae, optimizer)
     for epoch in range(epochs):
         kl_weight = kl_weight_at(epoch, vae.kl_weight, kl_warmup_epochs)
