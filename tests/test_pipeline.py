@@ -295,6 +295,21 @@ def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(
     assert "up to date" in fresh.dvc("status")
 
 
+@pytest.mark.skipif(
+    not (Path(os.environ.get("FACEVAE_CELEBA", "")) / "img_align_celeba.zip").is_file(),
+    reason="FACEVAE_CELEBA does not name a folder with img_align_celeba.zip",
+)
+def test_pipeline_takes_real_images_from_anywhere(fresh: Study) -> None:
+    source = Path(os.environ["FACEVAE_CELEBA"]).resolve()
+    output = fresh.dvc(
+        "exp", "run", "-S", f"data.source={source}", "-S", "data.limit.train=64",
+        "-S", "data.limit.validation=16", "-S", "data.limit.test=8",
+    )  # fmt: skip
+    assert ran(output) == STAGES
+    metrics = json.loads((fresh.folder / "metrics" / "direct.json").read_text())
+    assert metrics["test"]["images"] == 8
+
+
 def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
     fresh.dvc("exp", "run", "--queue", "--set-param", "encoder.inter_dense=5,6")
     fresh.dvc("queue", "start", "--jobs", "1")

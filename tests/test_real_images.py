@@ -1,0 +1,68 @@
+"""Real CelebA images, where FACEVAE_CELEBA names a folder that has some."""
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facevae.celeba import read_partition
+from facevae.datasets import Shards, images
+from facevae.evaluation import evaluate
+from facevae.networks import VAE
+from facevae.preparation import ImageSettings, prepare
+from facevae.training import make_repeatable, train
+
+_FOLDER = os.environ.get("FACEVAE_CELEBA", "")
+pytestmark = pytest.mark.skipif(
+    not (Path(_FOLDER) / "img_align_celeba.zip").is_file(),
+    reason="FACEVAE_CELEBA does not name a folder with img_align_celeba.zip",
+)
+
+
+@pytest.fixture(scope="module")
+def celeba() -> Path:
+    return Path(_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def prepared(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real") / "shards"
+    limits = {"train": None, "validation": None, "test": None}
+    prepare(celeba, folder, ImageSettings(148, "box", 32), limits=limits, images_per_shard=512)
+    return folder
+
+
+def test_real_images_are_all_there(prepared: Path, celeba: Path) -> None:
+    partition = read_partition(celeba / "list_eval_partition.txt")
+    shards = Shards(prepared)
+    assert shards.counts == {split: len(names) for split, names in partition.items()}
+    last = partition["test"][-1]
+    with zipfile.ZipFile(celeba / "img_align_celeba.zip") as archive:
+        whole = Image.open(io.BytesIO(archive.read(f"img_align_celeba/{last}")))
+    expected = whole.crop((15, 35, 163, 183)).resize((32, 32), Image.Resampling.BOX)
+    read = list(images(shards, "test", 64))[-1].numpy()[-1]
+    np.testing.assert_array_equal(np.round(read * 255), np.asarray(expected))
+
+
+def test_real_images_are_learned(prepared: Path) -> None:
+    make_repeatable(1)
+    shards = Shards(prepared)
+    vae = VAE(
+        image_size=32, filters=[16, 32, 64], kernel_sizes=[3] * 3, strides=[2] * 3,
+        latent_size=64, inter_dense=64, kl_weight=0.5,
+    )  # fmt: skip
+    train(
+        vae, shards, epochs=6, batch_size=32, learning_rate=0.002, kl_warmup_epochs=0, seed=1,
+        history=io.StringIO(),
+    )  # fmt: skip
+    found = evaluate(vae, shards, split="test", batch_size=64)["test"]
+    mean = np.concatenate(list(images(shards, "train", 64))).mean(axis=0)
+    test = np.concatenate(list(images(shards, "test", 64)))
+    collapsed = np.square(test - mean).sum((1, 2, 3)).mean()  # what the mean image would give
+    assert found["reconstruction"] < 0.5 * collapsed
+    assert found["active_units"] > 30
+    assert found["psnr"] > 16
