@@ -34,8 +34,8 @@ clean: ## delete the environment; data, models and DVC's cache stay
 	rm -rf .venv
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "facevae needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "facevae needs Python 3.11 to 3.13: make PYTHON=python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
 $(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python

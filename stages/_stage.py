@@ -17,16 +17,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from tqdm import tqdm
 
 from facevae.errors import UserError
+from facevae.parameters import Parameters, load_parameters
 
 
-def arguments(description: str, **options: dict[str, Any]) -> argparse.Namespace:
-    """Parse a stage's command line: `--params` and what `options` names, all required."""
+def arguments(description: str, **options: dict[str, Any]) -> tuple[argparse.Namespace, Parameters]:
+    """Parse a stage's command line: `--params`, and what `options` names, all required.
+
+    The parameters are checked before the rest of the line: it is made of them, and their mistakes
+    are told by name.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="parameters (default: %(default)s)")
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--params", default="params.yaml")
     for name, settings in options.items():
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, **{"required": True, "type": Path, **settings})
-    return parser.parse_args()
+    if {"-h", "--help"} & set(sys.argv):
+        parser.parse_args()
+    parameters = load_parameters(first.parse_known_args()[0].params)
+    return parser.parse_args(), parameters
 
 
 def run(stage: Callable[[], None]) -> None:
@@ -44,15 +54,15 @@ def run(stage: Callable[[], None]) -> None:
 
 def _restore_outputs() -> None:
     # DVC deletes a stage's outputs before it runs it. A refusal must not cost the user the last
-    # good ones: fetch them back from DVC's cache.
+    # good ones: fetch them back from DVC's cache. There are none before the first run.
     stage = os.environ.get("DVC_STAGE")
     if stage:
-        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", stage]
+        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", stage]
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def progress_bar(description: str, unit: str, total: int) -> tqdm:
-    """A bar on standard error: live on a terminal, a line every half minute in a log."""
+    """A bar on standard error: live on a terminal, refreshed every half minute in a log."""
     live = sys.stderr.isatty()
     return tqdm(
         desc=description,
@@ -66,11 +76,13 @@ def progress_bar(description: str, unit: str, total: int) -> tqdm:
 
 @contextlib.contextmanager
 def counting(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total)."""
-    with progress_bar(description, unit, 0) as bar:
+    """A progress bar as a callback (done, total), shown from the first call on."""
+    with contextlib.ExitStack() as stack:
+        bar: tqdm | None = None
 
         def report(done: int, total: int) -> None:
-            bar.total = total
+            nonlocal bar
+            bar = bar or stack.enter_context(progress_bar(description, unit, total))
             bar.update(done - bar.n)
 
         yield report

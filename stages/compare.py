@@ -7,7 +7,7 @@ from typing import Any
 from _stage import arguments, run
 from facevae.comparison import comparison_csv, comparison_markdown, comparison_rows
 from facevae.files import written_whole
-from facevae.parameters import VARIANTS, load_parameters
+from facevae.parameters import VARIANTS
 
 
 def _measured(folder: Path, variant: str) -> dict[str, Any]:
@@ -17,13 +17,12 @@ def _measured(folder: Path, variant: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = arguments(
+    options, parameters = arguments(
         __doc__,
         metrics={"help": "folder of the evaluate stages' JSON files"},
         markdown={"help": "report to write"},
         csv={"help": "table to write"},
     )
-    parameters = load_parameters(options.params)
     direct, inter_dense = (_measured(options.metrics, variant) for variant in VARIANTS)
     rows = comparison_rows(direct, inter_dense)
     with written_whole(options.csv) as temporary:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from _stage import arguments, load_tensorflow, run
+from _stage import arguments, counting, load_tensorflow, run
 from facevae.files import written_whole
-from facevae.parameters import load_parameters
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -15,27 +14,30 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    options = arguments(
+    options, parameters = arguments(
         __doc__,
         model={"help": ".keras file of the train stage"},
         shards={"help": "folder that the prepare stage wrote"},
         metrics={"help": "JSON to write: what is the same on every run"},
         cost={"help": "JSON to write: what depends on the machine"},
     )
-    batch_size = load_parameters(options.params).train.batch_size
+    batch_size = parameters.train.batch_size
 
     load_tensorflow()
     from facevae.cost import measure_training
     from facevae.datasets import Shards
+    from facevae.determinism import make_repeatable
     from facevae.evaluation import evaluate
     from facevae.model_files import load_model
-    from facevae.training import make_repeatable
 
     make_repeatable(0)
     shards = Shards(options.shards)
     # The cost first: its peak memory is this process' so far. It spoils the weights.
     cost = measure_training(load_model(options.model), shards, batch_size)
-    metrics = evaluate(load_model(options.model), shards, split="test", batch_size=batch_size)
+    with counting("Evaluating", " images") as progress:
+        metrics = evaluate(
+            load_model(options.model), shards, batch_size=batch_size, progress=progress
+        )
     _write_json(options.cost, cost)
     _write_json(options.metrics, metrics)
 

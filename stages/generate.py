@@ -2,11 +2,10 @@
 
 from _stage import arguments, load_tensorflow, run
 from facevae.errors import UserError
-from facevae.parameters import load_parameters
 
 
 def main() -> None:
-    options = arguments(
+    options, parameters = arguments(
         __doc__,
         model={"help": ".keras file of the train stage"},
         shards={"help": "folder that the prepare stage wrote; its test split is used"},
@@ -14,17 +13,17 @@ def main() -> None:
         reconstructions={"help": "PNG to write: held-out faces above their reconstructions"},
         interpolation={"help": "PNG to write: steps between held-out faces, a pair per row"},
     )
-    settings = load_parameters(options.params).generate
+    settings = parameters.generate
     rows, columns = settings.rows, settings.columns
 
     load_tensorflow()
     import numpy as np
 
     from facevae.datasets import Shards, images
+    from facevae.determinism import make_repeatable
     from facevae.generation import interpolations, reconstructions, samples
     from facevae.model_files import load_model
     from facevae.pictures import save_grid
-    from facevae.training import make_repeatable
 
     make_repeatable(settings.seed)
     vae = load_model(options.model)

@@ -1,17 +1,16 @@
 """Crop and resize a folder in CelebA's layout into TFRecord shards, one set per split."""
 
 from _stage import arguments, counting, run
-from facevae.parameters import load_parameters
 from facevae.preparation import ImageSettings, prepare
 
 
 def main() -> None:
-    options = arguments(
+    options, parameters = arguments(
         __doc__,
         source={"help": "folder in CelebA's layout"},
         shards={"help": "folder to write the shards and their manifest into"},
     )
-    data = load_parameters(options.params).data
+    data = parameters.data
     with counting("Preparing images", " images") as progress:
         prepare(
             options.source,

@@ -4,13 +4,11 @@ from pathlib import Path
 
 from _stage import arguments, counting, run
 from facevae.celeba import check_source
-from facevae.parameters import load_parameters
 from facevae.synthetic import synthesize
 
 
 def main() -> None:
-    options = arguments(__doc__, target={"help": "folder to write, in CelebA's layout"})
-    parameters = load_parameters(options.params)
+    options, parameters = arguments(__doc__, target={"help": "folder to write, in CelebA's layout"})
     source = Path(parameters.data.source)
     # First in line, so that a source that is not there is told before anything is touched.
     if source.resolve() != options.target.resolve():

@@ -1,23 +1,22 @@
 """Train one variant of the VAE and write the model and its history."""
 
 from _stage import arguments, load_tensorflow, progress_bar, run
-from facevae.parameters import load_parameters
 
 
 def main() -> None:
-    options = arguments(
+    options, parameters = arguments(
         __doc__,
         shards={"help": "folder that the prepare stage wrote"},
         inter_dense={"type": int, "help": "units of the extra Dense layer; 0 for none"},
         model={"help": ".keras file to write"},
         history={"help": "CSV file to write, a row per epoch as it ends"},
     )
-    parameters = load_parameters(options.params)
 
     load_tensorflow()
     from facevae.datasets import Shards, steps_per_epoch
+    from facevae.determinism import make_repeatable
     from facevae.model_files import save_model
-    from facevae.training import build_vae, make_repeatable, train
+    from facevae.training import build_vae, train
 
     training = parameters.train
     make_repeatable(training.seed)

@@ -78,6 +78,18 @@ def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
     assert 0 <= np.min(outputs["reconstructions"]) <= np.max(outputs["reconstructions"]) <= 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image_size": 90}, "layer 2 has stride 2, which does not divide its input of 45x45"),
+        ({"strides": [2, 2, 2]}, "encoder.strides: has 3 entries and encoder.filters has 4"),
+    ],
+)
+def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        VAE(**{"image_size": 96, **changes})
+
+
 def test_log_var_is_clamped() -> None:
     vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
     kernel, bias = vae.encoder.get_layer("log_var").get_weights()

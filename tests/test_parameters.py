@@ -65,6 +65,15 @@ def test_out_of_range_is_refused_by_name(
         _load(content, tmp_path)
 
 
+def test_shape_and_range_are_told_together(content: dict, tmp_path: Path) -> None:
+    content["data"]["image_size"] = 90
+    content["train"]["epochs"] = -1
+    with pytest.raises(UserError) as raised:
+        _load(content, tmp_path)
+    assert "train.epochs: must be" in str(raised.value)
+    assert "encoder.strides: layer 2" in str(raised.value)
+
+
 def test_lists_of_another_length_are_refused(content: dict, tmp_path: Path) -> None:
     content["encoder"]["filters"] = [32, 64, 128]
     with pytest.raises(UserError) as raised:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,10 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         assert wanted <= metrics["test"].keys()
         cost = json.loads((study.folder / "metrics" / f"{variant}_cost.json").read_text())
         assert cost["device"]
-        assert cost["seconds_per_epoch"] * cost["images_per_second"] == pytest.approx(160, rel=0.01)
+        assert cost["images_per_second_lower_quartile"] <= cost["images_per_second"]
+        assert cost["images_per_second"] <= cost["images_per_second_upper_quartile"]
+        # The whole training took the time of its steps, and of little else at this size.
+        assert 0 < 2 * cost["seconds_per_epoch"] < 60
         assert 100 < cost["peak_memory_mib"] < 10_000
         history = (study.folder / "reports" / variant / "history.csv").read_text().splitlines()
         assert len(history) == 1 + 2
@@ -148,8 +152,7 @@ def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None
     if stage == "compare":
         assert record["parameters"][0] == "*"
     else:
-        # data.source reaches prepare as an argument.
-        assert set(record["parameters"]) - {"data.source"} == params - {"data.source"}
+        assert set(record["parameters"]) == params
 
 
 def test_pipeline_second_run_does_nothing(study: Study) -> None:
@@ -281,6 +284,10 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
             "encoder.kernel_sizes: has 4 entries and encoder.filters has 3",
         ),
         ("+train.epoch=3", "params.yaml: train.epoch: unknown parameter"),
+        ("encoder.inter_dense=many", "params.yaml: encoder.inter_dense: must be a valid integer"),
+        ("train.batch_size=161", "train.batch_size: 161 is more than the 160 images"),
+        ("train.learning_rate=1e38", "params.yaml: train.learning_rate: must be less than"),
+        ("loss.kl_weight=1e39", "term is"),
         ("generate.rows=32", "needs 64 held-out images, and the test split has 20"),
     ],
 )
@@ -313,8 +320,10 @@ def test_pipeline_takes_real_images_from_anywhere(fresh: Study) -> None:
 def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
     fresh.dvc("exp", "run", "--queue", "--set-param", "encoder.inter_dense=5,6")
     fresh.dvc("queue", "start", "--jobs", "1")
-    for name in re.findall(r"^\w+\s+([a-z]+-[a-z]+)\s", fresh.dvc("queue", "status"), re.MULTILINE):
-        fresh.dvc("queue", "logs", "--follow", name)
+    deadline = time.monotonic() + 300
+    while re.search(r"\b(Queued|Running)\b", fresh.dvc("queue", "status")):
+        assert time.monotonic() < deadline, "the queue stands still"
+        time.sleep(2)
     shown = json.loads(fresh.dvc("exp", "show", "--json"))
     found = {}
     for experiment in shown[1]["experiments"]:

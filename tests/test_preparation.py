@@ -108,6 +108,8 @@ def test_limit_takes_the_first_by_name(source: Path, tmp_path: Path) -> None:
     manifest = prepare(source, tmp_path / "shards", SMALL, limits=limits, images_per_shard=20)
     counts = {split: entry["images"] for split, entry in manifest["splits"].items()}
     assert counts == {"train": 5, "validation": 6, "test": 1}
+    beyond = {"train": 43, "validation": 0, "test": 5}
+    assert manifest["skipped"] == {"beyond_limit": beyond, "not_in_partition": 0}
 
 
 def _broken(source: Path, folder: Path, name: str, content: bytes) -> Path:
@@ -140,6 +142,21 @@ def test_bad_input_names_the_image_and_leaves_the_old_shards(source: Path, tmp_p
             prepare(broken, target, SMALL, limits=ALL, images_per_shard=20)
         assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_bad_input_a_flipped_byte_in_the_archive_is_told(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "flipped"
+    folder.mkdir()
+    partition = (source / "list_eval_partition.txt").read_bytes()
+    (folder / "list_eval_partition.txt").write_bytes(partition)
+    whole = bytearray((source / "img_align_celeba.zip").read_bytes())
+    with zipfile.ZipFile(source / "img_align_celeba.zip") as archive:
+        member = archive.getinfo("img_align_celeba/000009.jpg")
+    whole[member.header_offset + 1000] ^= 1
+    (folder / "img_align_celeba.zip").write_bytes(whole)
+    with pytest.raises(UserError, match=r"000009.jpg: cannot be read: Bad CRC-32"):
+        prepare(folder, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
+    assert not (tmp_path / "shards").exists()
 
 
 def test_bad_input_sources_are_told_apart(source: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from PIL import Image
 
 from facevae.celeba import read_partition
 from facevae.datasets import Shards, images
+from facevae.determinism import make_repeatable
 from facevae.evaluation import evaluate
 from facevae.networks import VAE
 from facevae.preparation import ImageSettings, prepare
-from facevae.training import make_repeatable, train
+from facevae.training import train
 
 _FOLDER = os.environ.get("FACEVAE_CELEBA", "")
 pytestmark = pytest.mark.skipif(
@@ -59,7 +60,7 @@ def test_real_images_are_learned(prepared: Path) -> None:
         vae, shards, epochs=6, batch_size=32, learning_rate=0.002, kl_warmup_epochs=0, seed=1,
         history=io.StringIO(),
     )  # fmt: skip
-    found = evaluate(vae, shards, split="test", batch_size=64)["test"]
+    found = evaluate(vae, shards, batch_size=64)["test"]
     mean = np.concatenate(list(images(shards, "train", 64))).mean(axis=0)
     test = np.concatenate(list(images(shards, "test", 64)))
     collapsed = np.square(test - mean).sum((1, 2, 3)).mean()  # what the mean image would give

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 STAGES = ("synthesize", "prepare", "train", "generate", "evaluate", "compare")
 
@@ -25,11 +26,9 @@ def test_help_names_every_argument(project: Path, stage: str) -> None:
 def test_train_alone_prints_one_bar_and_nothing_else(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
-    params = (project / "params.yaml").read_text(encoding="utf-8")
-    params = params.replace("batch_size: 32", "batch_size: 8").replace(
-        "epochs: ", "epochs: 1 # ", 1
-    )
-    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["train"] |= {"batch_size": 8, "epochs": 1}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     model = tmp_path / "models" / "alone.keras"
     done = _run(
         project, "train", "--params", f"{tmp_path}/params.yaml", "--shards", str(shards),

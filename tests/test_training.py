@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 
 from facevae.datasets import Shards, images, training_batches
+from facevae.determinism import make_repeatable
 from facevae.errors import UserError
 from facevae.networks import VAE
 from facevae.optimizers import FusedAdam
-from facevae.training import kl_weight_at, make_repeatable, split_terms, train, training_step
+from facevae.training import kl_weight_at, split_terms, train, training_step
 
 
 def _small(**changes) -> VAE:
@@ -81,7 +82,7 @@ def test_kl_weight_grows_linearly_and_stays(warmup: int) -> None:
 
 
 def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
-    """One SGD step against gradients from Keras' own BatchNormalization-free forward pass."""
+    """One SGD step against gradients written out anew, without normalisation."""
     make_repeatable(1)
     vae = _small(batch_normalization=False)
     batch = next(
@@ -99,7 +100,8 @@ def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
     reconstruction, kl_term = step(batch, tf.constant(0.7)).numpy()
     assert reconstruction + 0.7 * kl_term == pytest.approx(float(loss), rel=1e-5)
     for old, gradient, weight in zip(before, gradients, vae.trainable_variables, strict=True):
-        np.testing.assert_allclose(weight.numpy(), old - 1e-3 * gradient, rtol=1e-4, atol=1e-6)
+        step_taken = (old - weight.numpy()) / 1e-3
+        np.testing.assert_allclose(step_taken, gradient, rtol=1e-3, atol=1e-2)
 
 
 def test_fused_adam_is_kerass() -> None:

@@ -8,6 +8,7 @@ The data set: Liu et al. 2015, arXiv 1411.7766; for non-commercial research only
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 from facevae.errors import UserError
@@ -99,10 +100,17 @@ class ImageStore:
             self.names = {entry.name for entry in self.path.iterdir() if entry.is_file()}
 
     def read(self, name: str) -> bytes:
-        """The bytes of one image file."""
-        if self._archive is None:
-            return (self.path / name).read_bytes()
-        return self._archive.read(f"{FOLDER}/{name}")
+        """The bytes of one image file.
+
+        Raises:
+            UserError: they cannot be read, or fail the archive's checksum.
+        """
+        try:
+            if self._archive is None:
+                return (self.path / name).read_bytes()
+            return self._archive.read(f"{FOLDER}/{name}")
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise UserError(f"cannot be read: {error}") from None
 
     def close(self) -> None:
         if self._archive is not None:

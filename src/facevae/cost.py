@@ -18,12 +18,12 @@ from facevae.networks import VAE
 from facevae.optimizers import FusedAdam
 from facevae.training import training_step
 
-_WARM_UP_STEPS = 1
-_TIMED_STEPS = 5
+_WARM_UP_STEPS = 3  # the first compiles, the others find batches already waiting
+_TIMED_STEPS = 12
 
 
 def device_name() -> str:
-    """The first GPU's name, or the processor's and how many cores this process may use."""
+    """The first GPU's name, or the processor's and how many cores there are."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
@@ -53,7 +53,7 @@ def _endless_batches(vae: VAE, shards: Shards, batch_size: int) -> Iterator[Any]
         )
 
 
-def _seconds_per_step(vae: VAE, shards: Shards, batch_size: int) -> float:
+def _step_times(vae: VAE, shards: Shards, batch_size: int) -> list[float]:
     step = training_step(vae, FusedAdam(1e-6))
     kl_weight = tf.constant(vae.kl_weight, tf.float32)
     batches = _endless_batches(vae, shards, batch_size)
@@ -62,7 +62,7 @@ def _seconds_per_step(vae: VAE, shards: Shards, batch_size: int) -> float:
         start = time.perf_counter()
         step(next(batches), kl_weight).numpy()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[_WARM_UP_STEPS:])
+    return seconds[_WARM_UP_STEPS:]
 
 
 def measure_training(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any]:
@@ -72,20 +72,25 @@ def measure_training(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any
     changes the weights of `vae`.
 
     Returns:
-        device; batch_size; images_per_second and seconds_per_epoch (median step times the steps
-        of an epoch); peak_memory_mib at that batch size, as `peak_memory_mib`; and
-        images_per_second_double_batch, None if the train split is smaller than that.
+        device; batch_size; images_per_second (at the median step) with its lower and upper
+        quartile over the steps; seconds_per_epoch (the median step times the steps of an epoch);
+        peak_memory_mib, at that batch size; and images_per_second_double_batch, None if the train
+        split is smaller than that.
     """
-    seconds = _seconds_per_step(vae, shards, batch_size)
+    seconds = _step_times(vae, shards, batch_size)
+    fast, median, slow = statistics.quantiles(seconds, n=4)
     cost = {
         "device": device_name(),
         "batch_size": batch_size,
-        "images_per_second": round(batch_size / seconds, 1),
-        "seconds_per_epoch": round(seconds * steps_per_epoch(shards, batch_size), 3),
+        "images_per_second": round(batch_size / median, 1),
+        "images_per_second_lower_quartile": round(batch_size / slow, 1),
+        "images_per_second_upper_quartile": round(batch_size / fast, 1),
+        "seconds_per_epoch": round(median * steps_per_epoch(shards, batch_size), 3),
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "images_per_second_double_batch": None,
     }
-    if steps_per_epoch(shards, 2 * batch_size):
-        seconds = _seconds_per_step(vae, shards, 2 * batch_size)
-        cost["images_per_second_double_batch"] = round(2 * batch_size / seconds, 1)
+    if shards.counts["train"] >= 2 * batch_size:
+        seconds = _step_times(vae, shards, 2 * batch_size)
+        rate = 2 * batch_size / statistics.median(seconds)
+        cost["images_per_second_double_batch"] = round(rate, 1)
     return cost

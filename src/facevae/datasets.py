@@ -1,11 +1,11 @@
 """Shards to batches: shuffled with noise for training, in order for everything else."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from facevae.errors import UserError
 from facevae.networks import CHANNELS
 from facevae.shards import read_manifest
 
@@ -57,13 +57,23 @@ def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
 
 
 def noise(seed: int, position: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
-    """Standard normal noise that depends on (seed, position) alone: resuming needs no state."""
+    """Standard normal noise: a function of (seed, position), not of what was drawn before."""
     return tf.random.stateless_normal(shape, seed=tf.stack([tf.cast(seed, tf.int64), position]))
 
 
 def steps_per_epoch(shards: Shards, batch_size: int) -> int:
-    """Whole batches in the train split; what is left over waits for another epoch's shuffle."""
-    return shards.counts["train"] // batch_size
+    """Whole batches in the train split; what is left over waits for another epoch's shuffle.
+
+    Raises:
+        UserError: the split is smaller than one batch.
+    """
+    count = shards.counts["train"]
+    if count < batch_size:
+        raise UserError(
+            f"train.batch_size: {batch_size} is more than the {count} images of the train split; "
+            f"take a smaller batch"
+        )
+    return count // batch_size
 
 
 def training_batches(
@@ -85,7 +95,9 @@ def training_batches(
         tf.data.TFRecordDataset, cycle_length=min(4, len(files)), block_length=16
     )
     buffer = min(SHUFFLE_BUFFER, shards.counts["train"])
-    batches = records.shuffle(buffer, seed=shuffle_seed).batch(batch_size, drop_remainder=True)
+    batches = records.shuffle(buffer, shuffle_seed, reshuffle_each_iteration=False).batch(
+        batch_size, drop_remainder=True
+    )
     steps = steps_per_epoch(shards, batch_size)
     positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
     return (
@@ -99,8 +111,3 @@ def training_batches(
         .apply(tf.data.experimental.assert_cardinality(steps))
         .prefetch(2)
     )
-
-
-def batches_in(count: int, batch_size: int) -> int:
-    """How many batches `images` yields."""
-    return math.ceil(count / batch_size)

@@ -1,5 +1,6 @@
 """What is the same on every run: sizes of a trained VAE, and its quality on held-out images."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,8 +40,17 @@ def _sizes(model: keras.Model) -> dict[str, int]:
     return {"params": model.count_params(), "trainable_params": trainable}
 
 
-def evaluate(vae: VAE, shards: Shards, *, split: str, batch_size: int) -> dict[str, Any]:
-    """Sizes of both networks, and the loss, its terms and quality on one split.
+def evaluate(
+    vae: VAE,
+    shards: Shards,
+    *,
+    batch_size: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Sizes of both networks, and the loss, its terms and quality on the test split.
+
+    Args:
+        progress: called with (images done, images in all) after each batch.
 
     Returns:
         encoder: params, trainable_params, flattened (units that Flatten hands on)
@@ -56,13 +66,14 @@ def evaluate(vae: VAE, shards: Shards, *, split: str, batch_size: int) -> dict[s
         terms = tf.stack(vae.loss_terms(batch, sampled))
         return terms, sampled["mu"], vae.decoder(sampled["mu"], training=False)
 
-    totals, codes, ratios = np.zeros(2), [], []
-    for position, batch in enumerate(images(shards, split, batch_size)):
+    totals, count, codes, ratios = np.zeros(2), 0, [], []
+    for position, batch in enumerate(images(shards, "test", batch_size)):
         terms, mu, reconstructed = look(batch, tf.constant(position, tf.int64))
         totals += terms.numpy().astype(np.float64) * len(batch)
         codes.append(mu.numpy())
         ratios.append(psnr(batch.numpy(), reconstructed.numpy()))
-    count = sum(len(part) for part in codes)
+        count += len(batch)
+        progress(count, shards.counts["test"])
     reconstruction, kl = (totals / count).tolist()
     flattened = vae.encoder.get_layer("flatten").output.shape[1]
     return {

@@ -18,12 +18,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
     try:
         temporary = workshop / path.name
         yield temporary
         if temporary.is_dir() and path.exists():
-            os.replace(path, workshop / "replaced")
-        os.replace(temporary, path)
+            # A folder cannot be renamed onto another one; should the second step fail, go back.
+            replaced = workshop / "replaced"
+            os.replace(path, replaced)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(replaced, path)
+                raise
+        else:
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)

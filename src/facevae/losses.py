@@ -1,7 +1,6 @@
 """The two terms of the VAE's loss, and the sampling between them.
 
-Per image x with D = height * width * channels pixel values in [0, 1], latent size L, in nats up to
-a constant:
+Per image x with D = height * width * channels pixel values in [0, 1], latent size L:
 
     loss = reconstruction(x, x') + kl_weight * KL(q(z|x) || N(0, I))
 
@@ -10,12 +9,13 @@ a constant:
     KL   = -1/2 sum over L of [1 + log_var - mu^2 - exp(log_var)]
            (Kingma & Welling 2013, arXiv 1312.6114, appendix B)
 
-With mse the loss is 2 sigma^2 times the negative ELBO of a Gaussian decoder of variance
-sigma^2 = kl_weight / 2, up to a constant. The 2022 series averages its reconstruction over the
-three channels and multiplies the KL by `fact`; summing over channels instead makes its weight
-kl_weight = 3 * fact (15 for its BCE with fact 5; 0.06 for its MSE with fact 0.02).
+KL and bce are in nats, mse in squared pixel values. With mse the loss is 2 sigma^2 times the
+negative ELBO of a Gaussian decoder of variance sigma^2 = kl_weight / 2, up to a constant. The 2022
+series averages its reconstruction over the three channels and multiplies the KL by `fact`; summing
+over channels instead makes its weight kl_weight = 3 * fact (15 for its BCE with fact 5; 0.06 for
+its MSE with fact 0.02).
 
-All functions take and return float32 and work on any Keras backend.
+The terms are computed in float32, and everything here works on any Keras backend.
 """
 
 import keras

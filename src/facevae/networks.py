@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 
+from facevae.errors import UserError
 from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
 from facevae.normalization import MOMENTUM, FusedBatchNormalization
+from facevae.parameters import shape_mistakes
 
 CHANNELS = 3
 
@@ -123,7 +125,10 @@ class VAE(keras.Model):
         >>> vae.compile("adam")
         >>> vae.fit(facevae.datasets.training_batches(...), shuffle=False)    # any Keras backend
 
-    `facevae.training.train` is the faster, resumable loop for TensorFlow.
+    `facevae.training.train` is a faster loop for TensorFlow, with history and KL warm-up.
+
+    Raises:
+        UserError: the lists differ in length, or a stride does not divide its layer's input.
     """
 
     def __init__(
@@ -143,6 +148,9 @@ class VAE(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        mistakes = shape_mistakes(image_size, filters, kernel_sizes, strides)
+        if mistakes:
+            raise UserError("\n".join(mistakes))
         shared: dict[str, Any] = {
             "image_size": image_size,
             "filters": list(filters),

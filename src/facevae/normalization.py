@@ -9,11 +9,11 @@ MOMENTUM = 0.9
 
 @keras.saving.register_keras_serializable("facevae")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` over the last axis of (batch, height, width, channels).
+    """`keras.layers.BatchNormalization` for (batch, height, width, channels), scaled and centred.
 
     Keras 3 composes the training pass of several TensorFlow kernels; the one fused kernel does the
-    same in about a third of the time on a CPU. On another backend, at inference, and where
-    the kernel does not apply, this class is its parent.
+    same in about a third of the time on a CPU. On another backend and at inference this class is
+    its parent.
     """
 
     def call(self, inputs, training=None, mask=None):

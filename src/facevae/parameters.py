@@ -1,12 +1,13 @@
 """Everything a user can set: read once from params.yaml, checked whole, handed on read-only."""
 
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from facevae.errors import UserError
 
@@ -15,11 +16,8 @@ VARIANTS = ("direct", "inter_dense")
 
 def _number(value: Any) -> Any:
     # YAML 1.1, which PyYAML reads, takes `1e-3` for text; YAML 1.2, which DVC writes, does not.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
     return value
 
 
@@ -62,19 +60,6 @@ class Encoder(_Section):
     batch_normalization: bool
     dropout: Number = Field(ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _one_entry_per_layer(self) -> "Encoder":
-        layers = len(self.filters)
-        wrong = [
-            f"encoder.{name}: has {len(entries)} entries and encoder.filters has {layers}; "
-            f"give one per conv layer"
-            for name, entries in (("kernel_sizes", self.kernel_sizes), ("strides", self.strides))
-            if len(entries) != layers
-        ]
-        if wrong:
-            raise PydanticCustomError("whole_message", "\n".join(wrong))
-        return self
-
 
 class Loss(_Section):
     reconstruction: Literal["mse", "bce"]
@@ -105,31 +90,47 @@ class Parameters(_Section):
     train: Train
     generate: Generate
 
-    @model_validator(mode="after")
-    def _strides_divide_the_image(self) -> "Parameters":
-        size = self.data.image_size
-        for layer, stride in enumerate(self.encoder.strides, start=1):
-            if size % stride:
-                message = (
-                    f"encoder.strides: layer {layer} has stride {stride}, which does not divide "
-                    f"its input of {size}x{size} pixels (data.image_size {self.data.image_size}), "
-                    f"so the Decoder could not mirror it"
-                )
-                raise PydanticCustomError("whole_message", message)
-            size //= stride
-        return self
+
+def shape_mistakes(
+    image_size: int, filters: Sequence[int], kernel_sizes: Sequence[int], strides: Sequence[int]
+) -> list[str]:
+    """Why such an Encoder, or the Decoder that mirrors it, cannot be built: a line per reason."""
+    layers = len(filters)
+    mistakes = [
+        f"encoder.{name}: has {len(entries)} entries and encoder.filters has {layers}; "
+        f"give one per conv layer"
+        for name, entries in (("kernel_sizes", kernel_sizes), ("strides", strides))
+        if len(entries) != layers
+    ]
+    size = image_size
+    for layer, stride in enumerate(strides, start=1):
+        if size % stride:
+            mistakes.append(
+                f"encoder.strides: layer {layer} has stride {stride}, which does not divide its "
+                f"input of {size}x{size} pixels (data.image_size {image_size}), so the Decoder "
+                f"could not mirror it"
+            )
+            break
+        size //= stride
+    return mistakes
 
 
-def _mistakes(error: Any) -> list[str]:
-    if error["type"] == "whole_message":
-        return error["msg"].splitlines()
+_SHAPE = (
+    ("data", "image_size"),
+    ("encoder", "filters"),
+    ("encoder", "kernel_sizes"),
+    ("encoder", "strides"),
+)
+
+
+def _mistake(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return [f"{key}: unknown parameter"]
+        return f"{key}: unknown parameter"
     if error["type"] == "missing":
-        return [f"{key}: missing"]
+        return f"{key}: missing"
     message = error["msg"].replace("Input should be", "must be")
-    return [f"{key}: {message}, not {error['input']!r}"]
+    return f"{key}: {message}, not {error['input']!r}"
 
 
 def load_parameters(path: str | Path = "params.yaml") -> Parameters:
@@ -152,11 +153,18 @@ def load_parameters(path: str | Path = "params.yaml") -> Parameters:
         raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold sections (data, encoder, ...), not {content!r}")
+    parameters, errors = None, []
     try:
-        return Parameters.model_validate(content)
+        parameters = Parameters.model_validate(content)
     except ValidationError as error:
-        mistakes = [mistake for item in error.errors() for mistake in _mistakes(item)]
-        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes)) from None
+        errors = error.errors()
+    mistakes = [_mistake(error) for error in errors]
+    wrong = {error["loc"][:length] for error in errors for length in (1, 2)}
+    if not wrong & {*_SHAPE, ("data",), ("encoder",)}:
+        mistakes += shape_mistakes(*(content[section][key] for section, key in _SHAPE))
+    if mistakes or parameters is None:
+        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    return parameters
 
 
 def _main() -> int:

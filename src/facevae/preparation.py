@@ -125,7 +125,7 @@ def prepare(
         progress: called with (images done, images in all) after each shard.
 
     Returns:
-        The manifest: settings, and per split the count and its shards.
+        The manifest; see `facevae.shards`.
 
     Raises:
         UserError: the source cannot be used as it is.
@@ -146,7 +146,15 @@ def prepare(
             raise UserError(f"{source / PARTITION}: no image belongs to the {split} split")
     total = sum(len(names) for names in chosen.values())
 
-    manifest: dict[str, Any] = {"settings": dataclasses.asdict(settings), "splits": {}}
+    named = {name for names in partition.values() for name in names}
+    manifest: dict[str, Any] = {
+        "settings": dataclasses.asdict(settings),
+        "splits": {},
+        "skipped": {
+            "beyond_limit": {split: len(partition[split]) - len(chosen[split]) for split in SPLITS},
+            "not_in_partition": len(store.names - named),
+        },
+    }
     tasks = []
     with written_whole(target) as folder:
         folder.mkdir()

@@ -9,6 +9,7 @@ and `manifest.json` beside the shards says what they hold:
 
     settings: image_size, crop, resize
     splits:   per split the number of images, and its shards in order, each with its own number
+    skipped:  how many images were left out, and why
 
 TensorFlow is not needed here, and is kept out so that worker processes start in an instant.
 """
@@ -73,5 +74,5 @@ def read_manifest(shards: Path) -> dict[str, Any]:
         return json.loads((shards / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{shards}: holds no {MANIFEST}; write the shards first: dvc repro prepare"
+            f"{shards}: holds no {MANIFEST}; write the shards first: dvc repro"
         ) from None

@@ -1,6 +1,7 @@
 """The training loop, in TensorFlow, explicit so that it can be read from top to bottom.
 
-`VAE.compile(...)` and `fit` do the same on any Keras backend; see `facevae.networks.VAE`.
+`VAE.compile(...)` and `fit` minimise the same loss on any Keras backend, without KL warm-up and
+history; see `facevae.networks.VAE`.
 """
 
 import csv
@@ -30,12 +31,6 @@ HISTORY_COLUMNS = (
 )
 
 
-def make_repeatable(seed: int) -> None:
-    """From here on the same calls give the same bits: seeds set, TensorFlow's kernels ordered."""
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-
-
 def build_vae(encoder: Encoder, loss: Loss, *, image_size: int, inter_dense: int) -> VAE:
     """An untrained VAE from checked parameters.
 
@@ -59,7 +54,10 @@ def build_vae(encoder: Encoder, loss: Loss, *, image_size: int, inter_dense: int
 
 
 def kl_weight_at(epoch: int, kl_weight: float, warmup_epochs: int) -> float:
-    """The KL weight of an epoch (counted from 0): grows linearly, full after `warmup_epochs`."""
+    """The KL weight of an epoch, counted from 0: full after `warmup_epochs` epochs.
+
+    It grows in equal steps from kl_weight / (warmup_epochs + 1) in the first epoch.
+    """
     return kl_weight * min(1.0, (epoch + 1) / (warmup_epochs + 1))
 
 
@@ -90,7 +88,9 @@ def split_terms(vae: VAE, shards: Shards, split: str, batch_size: int, seed: int
     @tf.function(reduce_retracing=True)
     def terms(batch, position):
         shape = (tf.shape(batch)[0], vae.latent_size)
-        outputs = vae({"images": batch, "epsilon": noise(seed, position, shape)}, training=False)
+        # Training counts its noise upwards from 0; this must not be the same.
+        epsilon = noise(seed, -1 - position, shape)
+        outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
         return tf.stack(vae.loss_terms(batch, outputs))
 
     total, count = np.zeros(2), 0
@@ -129,11 +129,6 @@ def train(
         UserError: too few images for one batch; a loss that is not finite.
     """
     steps = steps_per_epoch(shards, batch_size)
-    if steps == 0:
-        raise UserError(
-            f"train.batch_size: {batch_size} is more than the {shards.counts['train']} images of "
-            f"the train split; take a smaller batch"
-        )
     rows = csv.DictWriter(history, HISTORY_COLUMNS, lineterminator="\n")
     rows.writeheader()
     optimizer = FusedAdam(learning_rate)

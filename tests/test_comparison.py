@@ -1,0 +1,65 @@
+"""The report's arithmetic, against numbers worked out by hand."""
+
+import csv
+import io
+
+import pytest
+
+from facevae.comparison import comparison_csv, comparison_markdown, comparison_rows
+from facevae.parameters import Parameters
+
+
+def _measured(params: int, psnr: float, memory: float, double: float | None) -> dict:
+    return {
+        "encoder": {"params": params, "trainable_params": params - 960, "flattened": 9216},
+        "decoder": {"params": 2_757_571, "trainable_params": 2_757_123},
+        "test": {
+            "images": 450, "loss": 300.0, "reconstruction": 250.0, "kl": 50.0, "psnr": psnr,
+            "active_units": 256,
+        },
+        "cost": {
+            "device": "a device", "batch_size": 128, "seconds_per_epoch": 20.0,
+            "images_per_second": 160.0, "images_per_second_lower_quartile": 150.0,
+            "images_per_second_upper_quartile": 170.0, "peak_memory_mib": memory,
+            "images_per_second_double_batch": double,
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def direct() -> dict:
+    return _measured(5_109_440, 20.25, 1500.0, 176.0)
+
+
+@pytest.fixture
+def dense() -> dict:
+    return _measured(2_881_472, 20.125, 1470.0, None)
+
+
+def test_differences_are_with_minus_without(direct: dict, dense: dict) -> None:
+    rows = {row["key"]: row for row in comparison_rows(direct, dense)}
+    assert rows["encoder.params"]["difference"] == -2_227_968
+    assert rows["test.psnr"]["difference"] == -0.125
+    assert rows["cost.peak_memory_mib"]["difference"] == -30
+    assert rows["cost.images_per_second_double_batch"]["difference"] is None
+    read = csv.DictReader(io.StringIO(comparison_csv(list(rows.values()))))
+    cells = {row["key"]: row for row in read}
+    assert cells["encoder.params"]["direct"] == "5109440"
+    assert cells["cost.images_per_second_double_batch"]["inter_dense"] == ""
+
+
+def test_claims_stand_beside_what_was_measured(
+    parameters: Parameters, direct: dict, dense: dict
+) -> None:
+    report = comparison_markdown(parameters, comparison_rows(direct, dense), direct, dense)
+    assert "takes away 2,227,968 weights, by arithmetic 34 MiB" in report
+    assert "it saves up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
+    assert "it saves 30 MiB on a device" in report
+    assert "without the layer 1.10 times the images per second" in report
+    assert "with it not measured, the train split is too small" in report
+    assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report
+    assert "| images per second at twice the batch | 176 | not measured | not measured |" in report
+
+    report = comparison_markdown(parameters, comparison_rows(dense, direct), dense, direct)
+    assert "adds 2,227,968 weights" in report
+    assert "it costs 30 MiB" in report
