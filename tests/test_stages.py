@@ -49,6 +49,6 @@ def test_missing_shards_are_a_sentence(project: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
-        f"{tmp_path}: holds no manifest.json; write the shards first: dvc repro prepare\n"
+        f"{tmp_path}: holds no manifest.json; write the shards first: dvc repro\n"
     )
     assert list(tmp_path.iterdir()) == []
