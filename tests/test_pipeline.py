@@ -276,30 +276,27 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
             "train.epochs=-1",
             "params.yaml: train.epochs: must be greater than or equal to 1, not -1",
         ),
-        ("data.crop=10", "params.yaml: data.crop: must be 'none', 178, 148, 140 or 128, not 10"),
         ("data.source=/no/such/folder", "data.source: there is no folder /no/such/folder"),
-        ("data.source=stages", "data.source: stages holds neither img_align_celeba.zip nor"),
-        (
-            "encoder.filters=[8,8,8]",
-            "encoder.kernel_sizes: has 4 entries and encoder.filters has 3",
-        ),
         ("+train.epoch=3", "params.yaml: train.epoch: unknown parameter"),
         ("encoder.inter_dense=many", "params.yaml: encoder.inter_dense: must be a valid integer"),
         ("train.batch_size=161", "train.batch_size: 161 is more than the 160 images"),
-        ("train.learning_rate=1e38", "params.yaml: train.learning_rate: must be less than"),
         ("loss.kl_weight=1e39", "term is"),
         ("generate.rows=32", "needs 64 held-out images, and the test split has 20"),
     ],
 )
 def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(
-    fresh: Study, change: str, sentence: str
+    study: Study, change: str, sentence: str
 ) -> None:
-    output = fresh.dvc("exp", "run", "--set-param", change, status=255)
-    assert sentence in output
-    assert "Traceback" not in output
-    fresh.git("checkout", "--quiet", "first-run", "--", "params.yaml")
-    assert fresh.git("status", "--porcelain") == ""
-    assert "up to date" in fresh.dvc("status")
+    try:
+        output = study.dvc("exp", "run", "--set-param", change, status=255)
+        assert sentence in output
+        assert "Traceback" not in output
+        study.git("checkout", "--quiet", "first-run", "--", "params.yaml")
+        assert study.git("status", "--porcelain") == ""
+        assert "up to date" in study.dvc("status")
+    except BaseException:
+        study.back()
+        raise
 
 
 @pytest.mark.skipif(
