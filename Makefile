@@ -16,7 +16,7 @@ check: $(BIN)/.installed ## check params.yaml without running anything
 	@$(BIN)/python -m facevae.parameters
 
 test: $(BIN)/.installed-dev ## run the tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(BIN)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

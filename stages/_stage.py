@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from tqdm import tqdm
 
 from facevae.errors import UserError
+from facevae.files import written_whole
 from facevae.parameters import Parameters, load_parameters
 
 
@@ -39,10 +42,21 @@ def arguments(description: str, **options: dict[str, Any]) -> tuple[argparse.Nam
     return parser.parse_args(), parameters
 
 
+# What a full disk, a folder of somebody else's and the like say of themselves.
+_ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; a UserError becomes its message and exit status 2."""
+    """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2."""
     try:
-        stage()
+        try:
+            stage()
+        except OSError as error:
+            if error.errno in _ENVIRONMENT:
+                raise UserError(
+                    f"{error.filename or 'an output'}: cannot be written: {error.strerror}"
+                ) from None
+            raise
     except UserError as error:
         _restore_outputs()
         print(error, file=sys.stderr)
@@ -59,6 +73,12 @@ def _restore_outputs() -> None:
     if stage:
         command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", stage]
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a metrics file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def progress_bar(description: str, unit: str, total: int) -> tqdm:

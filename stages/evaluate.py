@@ -1,16 +1,6 @@
 """Measure a trained VAE: size and quality on the test split, and what training it costs here."""
 
-import json
-from pathlib import Path
-from typing import Any
-
-from _stage import arguments, counting, load_tensorflow, run
-from facevae.files import written_whole
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+from _stage import arguments, counting, load_tensorflow, run, write_json
 
 
 def main() -> None:
@@ -38,8 +28,8 @@ def main() -> None:
         metrics = evaluate(
             load_model(options.model), shards, batch_size=batch_size, progress=progress
         )
-    _write_json(options.cost, cost)
-    _write_json(options.metrics, metrics)
+    write_json(options.cost, cost)
+    write_json(options.metrics, metrics)
 
 
 if __name__ == "__main__":

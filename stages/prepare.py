@@ -1,6 +1,6 @@
 """Crop and resize a folder in CelebA's layout into TFRecord shards, one set per split."""
 
-from _stage import arguments, counting, run
+from _stage import arguments, counting, run, write_json
 from facevae.preparation import ImageSettings, prepare
 
 
@@ -9,21 +9,29 @@ def main() -> None:
         __doc__,
         source={"help": "folder in CelebA's layout"},
         shards={"help": "folder to write the shards and their manifest into"},
+        metrics={"help": "JSON to write: how many images there are, and how many were left out"},
     )
     data = parameters.data
     with counting("Preparing images", " images") as progress:
-        prepare(
+        manifest = prepare(
             options.source,
             options.shards,
-            ImageSettings(crop=data.crop, resize=data.resize, image_size=data.image_size),
-            limits={
-                "train": data.limit.train,
-                "validation": data.limit.validation,
-                "test": data.limit.test,
-            },
+            ImageSettings(data.crop, data.resize, data.image_size, data.record_format),
+            limits=data.limit.model_dump(),
             images_per_shard=data.images_per_shard,
+            on_bad_image=data.on_bad_image,
+            max_bad_share=data.max_bad_share,
             progress=progress,
         )
+    skipped = manifest["skipped"]
+    write_json(
+        options.metrics,
+        {
+            "images": {split: entry["images"] for split, entry in manifest["splits"].items()},
+            "beyond_limit": sum(skipped["beyond_limit"].values()),
+            "bad": len(skipped["bad"]),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """A folder in CelebA's own layout: which images there are, and which split each belongs to.
 
     <folder>/img_align_celeba.zip        as downloaded, read without unpacking it, or
-    <folder>/img_align_celeba/*.jpg      the same, unpacked
+    <folder>/img_align_celeba/*.jpg      the same, unpacked (.jpeg and .png will do as well)
     <folder>/list_eval_partition.txt     "000001.jpg 0" a line: 0 train, 1 validation, 2 test
 
 The data set: Liu et al. 2015, arXiv 1411.7766; for non-commercial research only.
 """
 
-import zipfile
-import zlib
+import os
+import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from facevae.archives import members, read_member
 from facevae.errors import UserError
 
 ARCHIVE = "img_align_celeba.zip"
@@ -20,9 +24,11 @@ ATTRIBUTES = "list_attr_celeba.txt"
 SPLITS = ("train", "validation", "test")
 
 HOW_TO_GET_IT = f"""\
-To train on CelebA, download {ARCHIVE} and {PARTITION}
-(https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html), put both into data/celeba and run
+To train on CelebA, fetch it (1.4 GB) and run
+    make celeba
     dvc exp run -S data.source=data/celeba
+or put {ARCHIVE} and {PARTITION} from a browser's download
+(https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) into that folder yourself.
 To train on the built-in drawn faces, which need no download, run
     dvc exp run -S data.source=data/synthetic"""
 
@@ -52,14 +58,18 @@ def read_partition(path: Path) -> dict[str, list[str]]:
     """
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         fields = line.split()
         if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
             raise UserError(
-                f"{path}: line {number}: expected '000001.jpg 0' (0 train, 1 validation, 2 test), "
-                f"found {line.strip()!r}"
+                f"{path}: line {number}: expected '000001.jpg 0' (0 train, 1 validation, 2 test, "
+                f"no header), found {line.strip()[:80]!r}"
             )
         name, split = fields
         if name in seen:
@@ -69,49 +79,133 @@ def read_partition(path: Path) -> dict[str, list[str]]:
     return {split: sorted(members) for split, members in names.items()}
 
 
-class ImageStore:
-    """The JPEGs of a source folder, by name, from its archive or from the unpacked folder.
+def store_path(source: Path) -> Path:
+    """What the images are read from: the archive, or the unpacked folder where there is none."""
+    archive = source / ARCHIVE
+    return archive if archive.is_file() else source / FOLDER
 
-    The archive is preferred where both are there. Opening it is cheap enough for each worker
-    process to have its own.
+
+def list_images(source: Path) -> np.ndarray:
+    """Every image of a source, sorted by name, as a table of a few bytes per row.
+
+    Returns:
+        A structured array: "name", the file's name without folders, and where its bytes are.
+        Its rows, as tuples, are what `ImageReader.read` takes. A name that stands twice in the
+        archive has two rows.
 
     Raises:
-        UserError: the archive is not a zip.
+        UserError: the archive is not a whole zip, holds no images, holds some in several folders,
+            is encrypted, or has members that point outside of it.
     """
+    path = store_path(source)
+    if path.is_dir():
+        names = [os.fsencode(entry.name) for entry in os.scandir(path) if _is_image(entry.name)]
+        if not names:
+            raise UserError(
+                f"{path}: holds no images (.jpg, .jpeg, .png); a folder deeper, perhaps?"
+            )
+        places = bytes(_PLACE.size * len(names))
+    else:
+        try:
+            names, places = _archived(path)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    width = max(map(len, names))
+    table = np.empty(len(names), [("name", f"S{width}"), *_PLACE_FIELDS])
+    table["name"] = names
+    place = np.frombuffer(places, _PLACE_FIELDS)
+    for field, _ in _PLACE_FIELDS:
+        table[field] = place[field]
+    return table[np.argsort(table["name"], kind="stable")]
+
+
+# Offset, packed size, size, CRC-32 and method of a member; zeros for a file of its own.
+_PLACE = struct.Struct("<QIIIH")
+_PLACE_FIELDS = [
+    ("offset", "<u8"),
+    ("packed", "<u4"),
+    ("size", "<u4"),
+    ("crc", "<u4"),
+    ("method", "<u2"),
+]
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((".jpg", ".jpeg", ".png"))
+
+
+def _archived(path: Path) -> tuple[list[bytes], bytes]:
+    names: list[bytes] = []
+    places = bytearray()
+    home, inner_archive = None, None
+    with open(path, "rb") as file:
+        for member in members(file):
+            folder, _, name = member.name.replace("\\", "/").rpartition("/")
+            if folder.startswith("/") or ":" in folder or ".." in folder.split("/"):
+                raise UserError(
+                    f"has a member {member.name!r}, which points outside of the archive; this is "
+                    f"not CelebA's: fetch it anew"
+                )
+            if folder.split("/")[0] == "__MACOSX":  # a Mac's notes on files, under their names
+                continue
+            if not _is_image(name):
+                inner_archive = member.name if name.endswith(".zip") else inner_archive
+                continue
+            if member.encrypted:
+                raise UserError(f"is encrypted ({member.name}); unpack it and zip it without")
+            home = folder if home is None else home
+            if folder != home:
+                raise UserError(
+                    f"holds images in several folders ({home or '.'}, {folder or '.'}); keep one"
+                )
+            names.append(name.encode())
+            place = member.offset, member.packed, member.size, member.crc, member.method
+            if max(member.packed, member.size) > _LARGEST_FILE:
+                place = member.offset, 0, _LARGEST_FILE + 1, 0, 0
+            places += _PLACE.pack(*place)
+    if inner_archive and not names:
+        raise UserError(f"holds another archive, {inner_archive}, and no images: unpack it once")
+    if not names:
+        raise UserError("holds no images (.jpg, .jpeg, .png)")
+    return names, bytes(places)
+
+
+# No photograph's file; unpacking more would only fill the memory.
+_LARGEST_FILE = 64 * 2**20
+
+
+class ImageReader:
+    """Reads images of a source, each by its row of `list_images`; cheap to open anywhere."""
 
     def __init__(self, source: Path) -> None:
-        self.path = source / ARCHIVE
-        self._archive: zipfile.ZipFile | None = None
-        if self.path.is_file():
-            try:
-                self._archive = zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile:
-                raise UserError(
-                    f"{self.path}: is not a whole zip file; a quota page saved under this name or "
-                    f"a download cut short: fetch it again"
-                ) from None
-            self.names = {
-                name.removeprefix(f"{FOLDER}/")
-                for name in self._archive.namelist()
-                if name.startswith(f"{FOLDER}/") and not name.endswith("/")
-            }
-        else:
-            self.path = source / FOLDER
-            self.names = {entry.name for entry in self.path.iterdir() if entry.is_file()}
+        self.path = store_path(source)
+        self._archive = open(self.path, "rb") if self.path.is_file() else None  # noqa: SIM115
 
-    def read(self, name: str) -> bytes:
+    def read(self, row: tuple[Any, ...]) -> bytes:
         """The bytes of one image file.
 
         Raises:
-            UserError: they cannot be read, or fail the archive's checksum.
+            UserError: they cannot be read, are too many, or fail the archive's checksum.
         """
+        name, offset, packed, size, crc, method = row
         try:
             if self._archive is None:
-                return (self.path / name).read_bytes()
-            return self._archive.read(f"{FOLDER}/{name}")
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise UserError(f"cannot be read: {error}") from None
+                path = self.path / os.fsdecode(name)
+                size = path.stat().st_size
+            if size > _LARGEST_FILE:
+                raise UserError(f"is a file of more than {_LARGEST_FILE >> 20} MiB")
+            if self._archive is None:
+                return path.read_bytes()
+            return read_member(self._archive, offset, packed, size, crc, method)
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror or error})") from None
 
     def close(self) -> None:
         if self._archive is not None:
             self._archive.close()
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,5 +1,6 @@
 """Shards to batches: shuffled with noise for training, in order for everything else."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import tensorflow as tf
 
 from facevae.errors import UserError
 from facevae.networks import CHANNELS
-from facevae.shards import read_manifest
+from facevae.shards import find_damage, read_manifest
 
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
 SHUFFLE_BUFFER = 2048
@@ -16,15 +17,21 @@ SHUFFLE_BUFFER = 2048
 class Shards:
     """A folder of shards with its manifest.
 
+    Read within `with Shards(folder) as shards`, a damaged shard becomes a UserError that names it.
+
     Attributes:
         image_size: side of the images, pixels.
         counts: images per split.
+
+    Raises:
+        UserError: there is no manifest, or a shard is missing or cut short.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         self.image_size: int = manifest["settings"]["image_size"]
+        self.record_format: str = manifest["settings"]["record_format"]
         splits = manifest["splits"]
         self.counts: dict[str, int] = {split: splits[split]["images"] for split in splits}
         self._files = {
@@ -36,14 +43,39 @@ class Shards:
         """Paths of a split's shards, in order."""
         return self._files[split]
 
+    def __enter__(self) -> "Shards":
+        return self
 
-def _decode(records: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Serialised Examples (batch,) to images (batch, size, size, 3) float32 in [0, 1]."""
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, tf.errors.DataLossError):
+            for path in itertools.chain(*self._files.values()):
+                damage = find_damage(Path(path))
+                if damage:
+                    raise UserError(damage) from None
+
+
+def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
+    """Serialised Examples () to batches of images (batch, size, size, 3) float32 in [0, 1]."""
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
-    raw = tf.io.parse_example(records, features)["image"]
-    pixels = tf.io.decode_raw(raw, tf.uint8, fixed_length=image_size * image_size * CHANNELS)
-    images = tf.reshape(pixels, (-1, image_size, image_size, CHANNELS))
-    return tf.cast(images, tf.float32) / 255.0
+    size = shards.image_size
+
+    def scale(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.reshape(pixels, (-1, size, size, CHANNELS)), tf.float32) / 255.0
+
+    def decode_raw(batch: tf.Tensor) -> tf.Tensor:
+        raw = tf.io.parse_example(batch, features)["image"]
+        return scale(tf.io.decode_raw(raw, tf.uint8, fixed_length=size * size * CHANNELS))
+
+    def decode_file(record: tf.Tensor) -> tf.Tensor:
+        file = tf.io.parse_single_example(record, features)["image"]
+        if shards.record_format == "png":
+            return tf.io.decode_png(file, CHANNELS)
+        return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
+
+    if shards.record_format == "raw":
+        return records.batch(batch_size, drop_remainder).map(decode_raw)
+    decoded = records.map(decode_file, num_parallel_calls=tf.data.AUTOTUNE)
+    return decoded.batch(batch_size, drop_remainder).map(scale)
 
 
 def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
@@ -52,8 +84,8 @@ def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
     Yields:
         (batch, size, size, 3) float32 in [0, 1].
     """
-    records = tf.data.TFRecordDataset(shards.files(split)).batch(batch_size)
-    return records.map(lambda batch: _decode(batch, shards.image_size)).prefetch(1)
+    records = tf.data.TFRecordDataset(shards.files(split))
+    return _batches(records, shards, batch_size, drop_remainder=False).prefetch(1)
 
 
 def noise(seed: int, position: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
@@ -95,16 +127,15 @@ def training_batches(
         tf.data.TFRecordDataset, cycle_length=min(4, len(files)), block_length=16
     )
     buffer = min(SHUFFLE_BUFFER, shards.counts["train"])
-    batches = records.shuffle(buffer, shuffle_seed, reshuffle_each_iteration=False).batch(
-        batch_size, drop_remainder=True
-    )
+    shuffled = records.shuffle(buffer, shuffle_seed, reshuffle_each_iteration=False)
+    batches = _batches(shuffled, shards, batch_size, drop_remainder=True)
     steps = steps_per_epoch(shards, batch_size)
     positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
     return (
         tf.data.Dataset.zip(batches, positions)
         .map(
             lambda batch, position: {
-                "images": _decode(batch, shards.image_size),
+                "images": batch,
                 "epsilon": noise(seed, position, (batch_size, latent_size)),
             }
         )

@@ -7,6 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from facevae.errors import UserError
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -18,7 +22,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+    workshop = Path(tempfile.mkdtemp(prefix=_workshop_prefix(path), dir=path.parent))
     try:
         temporary = workshop / path.name
         yield temporary
@@ -35,3 +39,31 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Be the only process that writes `path`, and remove what killed ones have left beside it.
+
+    The lock is a file `.<name>.lock` beside `path`; the system gives it up when a process dies.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{path}: another run is writing it at this moment; wait for it, or stop it first"
+        ) from None
+    with held:
+        for left in path.parent.glob(f"{_workshop_prefix(path)}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _workshop_prefix(path: Path) -> str:
+    return f".{path.name}.tmp-"

@@ -48,6 +48,9 @@ class Data(_Section):
     image_size: int = Field(ge=8, le=512)
     limit: Limit
     images_per_shard: Count
+    record_format: Literal["raw", "png", "jpeg"]
+    on_bad_image: Literal["fail", "skip"]
+    max_bad_share: Number = Field(ge=0, le=1)
 
 
 class Encoder(_Section):

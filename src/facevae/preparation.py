@@ -1,21 +1,39 @@
 """CelebA's JPEGs to shards of small square images, one pure task per shard."""
 
+import contextlib
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
+import uuid
+import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from facevae.celeba import PARTITION, SPLITS, ImageStore, check_source, read_partition
+from facevae.celeba import (
+    PARTITION,
+    SPLITS,
+    ImageReader,
+    check_source,
+    list_images,
+    read_partition,
+    store_path,
+)
 from facevae.errors import UserError
-from facevae.files import written_whole
+from facevae.files import sole_writer, written_whole
 from facevae.shards import MANIFEST, encode_example, frame_record
+from facevae.workers import default_executor, run_tasks
+
+ALIGNED_SIZE = (178, 218)  # of CelebA's aligned images, which the crops are cut from
+# What is larger is refused before it is decoded: its pixels alone would take 100 MB.
+_MOST_PIXELS = 2**25
+_JPEG_QUALITY = 95
+_LISTED = 20
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -27,82 +45,152 @@ _FILTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """How a JPEG becomes a record.
+    """How an image file becomes a record.
 
     Attributes:
-        crop: side of the centred square that is cut out, pixels; "none" squeezes the whole image.
+        crop: side of the centred square that is cut out of the aligned 178x218 image, pixels;
+            "none" squeezes the whole image, of any size.
         resize: name of the resampling filter.
         image_size: side of the result, pixels.
+        record_format: "raw", "png" or "jpeg" (quality 95).
     """
 
     crop: int | str
     resize: str
     image_size: int
+    record_format: str = "raw"
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """All that one shard is made from; plain data, so that any process anywhere can do it."""
+    """All that one shard is made from; plain data, so that any process anywhere can do it.
+
+    Attributes:
+        source: folder in CelebA's layout.
+        target: the file to write.
+        images: rows of `facevae.celeba.list_images`.
+    """
 
     source: str
     target: str
-    names: tuple[str, ...]
+    images: np.ndarray
     settings: ImageSettings
 
 
-def square_image(jpeg: bytes, settings: ImageSettings) -> bytes:
-    """Decode, crop and resize one image.
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard.
+
+    Attributes:
+        images: records written.
+        size: bytes written.
+        bad: names of the images that could not be used, with the reason.
+    """
+
+    images: int
+    size: int
+    bad: dict[str, str]
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Upright, without transparency (on white), three channels of 8 bits."""
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "RGB") and "transparency" not in image.info:
+        return image.convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "L", "P", "RGB"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    raise UserError(f"has pixels of mode {image.mode}, not of 8 bits a channel")
+
+
+def square_image(file: bytes, settings: ImageSettings) -> Image.Image:
+    """Decode, crop and resize one JPEG or PNG file.
+
+    Grey, palette and CMYK images become RGB, transparent ones lie on white, and an EXIF rotation
+    is carried out.
 
     Returns:
-        image_size * image_size * 3 bytes, uint8 RGB.
+        An RGB image, image_size pixels square.
 
     Raises:
-        UserError: not an image, cut short, or smaller than the crop.
+        UserError: not an image, cut short, of a size that the settings do not allow.
     """
     try:
-        with Image.open(io.BytesIO(jpeg)) as file:
-            image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"cannot be read as an image ({error})") from None
-    if settings.crop != "none":
+        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise UserError(f"is {image.width}x{image.height} pixels, far too large")
+            whole = _rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError("has far too many pixels") from None
+    except UnidentifiedImageError:
+        raise UserError("is empty" if not file else "is not a JPEG or PNG image") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"is cut short or damaged ({error})") from None
+    width, height = whole.size
+    side = settings.image_size
+    if settings.crop == "none":
+        if width < side or height < side:
+            raise UserError(f"is {width}x{height} pixels, smaller than data.image_size {side}")
+    else:
+        if whole.size != ALIGNED_SIZE:
+            raise UserError(
+                f"is {width}x{height} pixels; data.crop {settings.crop} is for CelebA's aligned "
+                f"178x218, data.crop none for other sizes"
+            )
         crop = int(settings.crop)
-        width, height = image.size
-        if width < crop or height < crop:
-            raise UserError(f"is {width}x{height} pixels, smaller than data.crop {crop}")
         left, top = (width - crop) // 2, (height - crop) // 2
-        image = image.crop((left, top, left + crop, top + crop))
-    side = (settings.image_size, settings.image_size)
-    return image.resize(side, _FILTERS[settings.resize]).tobytes()
+        whole = whole.crop((left, top, left + crop, top + crop))
+    return whole.resize((side, side), _FILTERS[settings.resize])
 
 
-def write_shard(task: ShardTask) -> int:
-    """Do one task.
+def _encoded(image: Image.Image, record_format: str) -> bytes:
+    if record_format == "raw":
+        return image.tobytes()
+    file = io.BytesIO()
+    # PNG has no quality, and does not mind.
+    image.save(file, record_format.upper(), quality=_JPEG_QUALITY)
+    return file.getvalue()
 
-    Returns:
-        The number of images written.
+
+def write_shard(task: ShardTask) -> ShardResult:
+    """Do one task; the file appears when it is whole.
 
     Raises:
-        UserError: an image of the shard cannot be used.
+        OSError: it cannot be written.
     """
-    store = ImageStore(Path(task.source))
+    bad: dict[str, str] = {}
+    target = Path(task.target)
+    # Two workers may be at the same shard, when one of them was given up for dead.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with open(task.target, "wb") as shard:
-            for name in task.names:
+        with (
+            ImageReader(Path(task.source)) as reader,
+            warnings.catch_warnings(),
+            open(temporary, "xb") as shard,
+        ):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for row in task.images.tolist():
+                name = row[0]
                 try:
-                    image = square_image(store.read(name), task.settings)
+                    image = square_image(reader.read(row), task.settings)
                 except UserError as error:
-                    raise UserError(f"{store.path}: {name}: {error}") from None
-                shard.write(frame_record(encode_example({"image": image, "name": name.encode()})))
-    finally:
-        store.close()
-    return len(task.names)
+                    bad[os.fsdecode(name)] = str(error)
+                    continue
+                encoded = _encoded(image, task.settings.record_format)
+                shard.write(frame_record(encode_example({"image": encoded, "name": name})))
+            size = shard.tell()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, task.target) from None
+    os.replace(temporary, target)
+    return ShardResult(len(task.images) - len(bad), size, bad)
 
 
-def local_executor() -> Executor:
-    """One worker process per core."""
-    # Spawned, not forked: a fork of a process with threads can hang.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=context)
+def _listing(bad: Mapping[str, str]) -> str:
+    lines = [f"  {name}: {reason}" for name, reason in sorted(bad.items())[:_LISTED]]
+    if len(bad) > _LISTED:
+        lines.append(f"  ... and {len(bad) - _LISTED} more")
+    return "\n".join(lines)
 
 
 def prepare(
@@ -112,72 +200,119 @@ def prepare(
     *,
     limits: Mapping[str, int | None],
     images_per_shard: int,
+    on_bad_image: str = "fail",
+    max_bad_share: float = 0.01,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
 ) -> dict[str, Any]:
     """Write the shards of every split, and their manifest, into the folder `target`.
 
     Args:
         source: folder in CelebA's layout.
         target: replaced when everything is written, and untouched until then.
-        settings: crop, filter and size.
+        settings: crop, filter, size and format.
         limits: at most so many images per split, the first by name; None for all.
         images_per_shard: the last shard of a split may hold fewer.
+        on_bad_image: "fail" looks at every image and then refuses if one cannot be used; "skip"
+            leaves those out and writes their names and reasons into the manifest.
+        max_bad_share: with "skip", the largest share of bad images that is not refused.
         progress: called with (images done, images in all) after each shard.
+        executors: opens what the tasks run on; see `facevae.workers`.
 
     Returns:
         The manifest; see `facevae.shards`.
 
     Raises:
-        UserError: the source cannot be used as it is.
+        UserError: the source cannot be used as it is; another run is writing `target`.
+        OSError: `target` cannot be written.
     """
+    source, target = Path(source).resolve(), Path(target).resolve()
     check_source(source)
     partition = read_partition(source / PARTITION)
-    store = ImageStore(source)
-    store.close()
-    missing = [name for names in partition.values() for name in names if name not in store.names]
-    if missing:
-        raise UserError(
-            f"{store.path}: lacks {len(missing)} images that {PARTITION} names: "
-            f"{', '.join(missing[:20])}{', ...' if len(missing) > 20 else ''}"
-        )
-    chosen = {split: partition[split][: limits[split]] for split in SPLITS}
-    for split, names in chosen.items():
-        if not names:
-            raise UserError(f"{source / PARTITION}: no image belongs to the {split} split")
-    total = sum(len(names) for names in chosen.values())
-
-    named = {name for names in partition.values() for name in names}
-    manifest: dict[str, Any] = {
-        "settings": dataclasses.asdict(settings),
-        "splits": {},
-        "skipped": {
-            "beyond_limit": {split: len(partition[split]) - len(chosen[split]) for split in SPLITS},
-            "not_in_partition": len(store.names - named),
-        },
-    }
-    tasks = []
-    with written_whole(target) as folder:
+    images = list_images(source)
+    chosen, bad = _match(images, partition, limits)
+    total = sum(map(len, chosen.values()))
+    looked_at = total + len(bad)
+    with sole_writer(target), written_whole(target) as folder:
         folder.mkdir()
-        for split, names in chosen.items():
-            parts = [
-                tuple(names[start : start + images_per_shard])
-                for start in range(0, len(names), images_per_shard)
+        tasks: dict[str, list[ShardTask]] = {split: [] for split in SPLITS}
+        for split, rows in chosen.items():
+            starts = range(0, len(rows), images_per_shard)
+            for number, start in enumerate(starts):
+                file = folder / f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
+                part = rows[start : start + images_per_shard]
+                tasks[split].append(ShardTask(str(source), str(file), part, settings))
+        results = {}
+        done = 0
+        every = [task for split in SPLITS for task in tasks[split]]
+        with contextlib.closing(run_tasks(write_shard, every, executors)) as running:
+            for task, result in running:
+                results[task.target] = result
+                bad |= result.bad
+                done += len(task.images)
+                progress(done, total)
+        _judge(store_path(source), bad, looked_at, on_bad_image, max_bad_share)
+        splits = {}
+        for split in SPLITS:
+            shards = [
+                {"file": Path(task.target).name, "images": result.images, "bytes": result.size}
+                for task in tasks[split]
+                for result in [results[task.target]]
             ]
-            shards = []
-            for number, part in enumerate(parts):
-                file = f"{split}-{number:05d}-of-{len(parts):05d}.tfrecord"
-                shards.append({"file": file, "images": len(part)})
-                tasks.append(ShardTask(str(source), str(folder / file), part, settings))
-            manifest["splits"][split] = {"images": len(names), "shards": shards}
-        with local_executor() as executor:
-            futures = [executor.submit(write_shard, task) for task in tasks]
-            done = 0
-            try:
-                for future in as_completed(futures):
-                    done += future.result()
-                    progress(done, total)
-            except BaseException:
-                executor.shutdown(cancel_futures=True)
-                raise
+            count = sum(shard["images"] for shard in shards)
+            if not count:
+                raise UserError(f"{source / PARTITION}: no image belongs to the {split} split")
+            splits[split] = {"images": count, "shards": shards}
+        beyond = {
+            split: len(partition[split][limits[split] :]) if limits[split] else 0
+            for split in SPLITS
+        }
+        manifest = {
+            "settings": dataclasses.asdict(settings),
+            "splits": splits,
+            "skipped": {"beyond_limit": beyond, "bad": dict(sorted(bad.items()))},
+        }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        # What a worker that died has left.
+        for unfinished in folder.glob(".*"):
+            unfinished.unlink()
     return manifest
+
+
+def _match(
+    images: np.ndarray, partition: Mapping[str, list[str]], limits: Mapping[str, int | None]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The rows of each split, within its limit, and which names of either side do not match."""
+    names = images["name"]
+    listed = {
+        split: np.array([os.fsencode(name) for name in partition[split]], "S") for split in SPLITS
+    }
+    everything = np.concatenate(list(listed.values()))
+    bad = {}
+
+    def note(which: np.ndarray, reason: str) -> None:
+        bad.update((os.fsdecode(name), reason) for name in which.tolist())
+
+    twice = names[1:][names[1:] == names[:-1]]
+    note(everything[~np.isin(everything, names)], f"is in {PARTITION}, but there is no such image")
+    note(names[~np.isin(names, everything)], f"is not in {PARTITION}, so belongs to no split")
+    note(twice, "stands in the archive more than once")
+    chosen = {}
+    for split in SPLITS:
+        usable = np.isin(names, listed[split][: limits[split]]) & ~np.isin(names, twice)
+        chosen[split] = images[usable]
+    return chosen, bad
+
+
+def _judge(
+    store: Path, bad: Mapping[str, str], looked_at: int, on_bad_image: str, max_bad_share: float
+) -> None:
+    if not bad or (on_bad_image == "skip" and len(bad) <= max_bad_share * looked_at):
+        return
+    wrong = f"{store}: {len(bad)} of {looked_at} images cannot be used"
+    if on_bad_image == "skip":
+        raise UserError(f"{wrong}, more than data.max_bad_share {max_bad_share}:\n{_listing(bad)}")
+    raise UserError(
+        f"{wrong}:\n{_listing(bad)}\n"
+        f"Repair the source, or leave them out with data.on_bad_image: skip"
+    )

@@ -2,14 +2,16 @@
 
 A shard is a TFRecord file of `tf.train.Example` records with two bytes features:
 
-    image   size * size * 3 uint8, row by row, RGB
+    image   the square RGB image: size * size * 3 uint8 row by row, or a PNG or JPEG file,
+            by the record_format of the manifest
     name    the image's file name in CelebA
 
 and `manifest.json` beside the shards says what they hold:
 
-    settings: image_size, crop, resize
-    splits:   per split the number of images, and its shards in order, each with its own number
-    skipped:  how many images were left out, and why
+    settings: crop, resize, image_size, record_format
+    splits:   per split the number of images, and its shards in order: file, images, bytes
+    skipped:  per split how many images were beyond its limit; and of those that could not be
+              used, name and reason
 
 TensorFlow is not needed here, and is kept out so that worker processes start in an instant.
 """
@@ -24,6 +26,7 @@ import google_crc32c
 from facevae.errors import UserError
 
 MANIFEST = "manifest.json"
+_WRITE_AGAIN = "write the shards again: dvc repro --force --single-item prepare"
 
 
 def _varint(value: int) -> bytes:
@@ -65,14 +68,45 @@ def frame_record(content: bytes) -> bytes:
 
 
 def read_manifest(shards: Path) -> dict[str, Any]:
-    """The manifest of a folder that `prepare` wrote.
+    """The manifest of a folder that `prepare` wrote, whose shards are there and of their length.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a shard is missing or cut short.
     """
+    path = shards / MANIFEST
     try:
-        return json.loads((shards / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{shards}: holds no {MANIFEST}; write the shards first: dvc repro"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); {_WRITE_AGAIN}") from None
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            file = shards / shard["file"]
+            size = file.stat().st_size if file.exists() else 0
+            if size != shard["bytes"]:
+                raise UserError(
+                    f"{file}: has {size} bytes and should have {shard['bytes']}; {_WRITE_AGAIN}"
+                )
+    return manifest
+
+
+def find_damage(path: Path) -> str | None:
+    """A sentence about the first record of a shard that fails its checksum; None if all hold."""
+    content = memoryview(path.read_bytes())
+    position, number = 0, 0
+    while position < len(content):
+        number += 1
+        header = bytes(content[position : position + 8])
+        length = int.from_bytes(header, "little")
+        start = position + 12
+        if (
+            bytes(content[position + 8 : start]) != _masked_crc(header)
+            or bytes(content[start + length : start + length + 4])
+            != _masked_crc(bytes(content[start : start + length]))
+        ):  # fmt: skip
+            return f"{path}: record {number} is damaged; {_WRITE_AGAIN}"
+        position = start + length + 4
+    return None

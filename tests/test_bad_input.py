@@ -1,0 +1,525 @@
+"""Bad input, each a real file: one clear sentence, nothing lost, nothing half-written."""
+
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from facevae.datasets import Shards, images
+from facevae.errors import UserError
+from facevae.preparation import ImageSettings, prepare, square_image
+
+ALL = {"train": None, "validation": None, "test": None}
+SMALL = ImageSettings(148, "box", 16)
+ARCHIVE, PARTITION = "img_align_celeba.zip", "list_eval_partition.txt"
+
+
+def _in_this_process() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
+def _prepare(source: Path, target: Path, **options):
+    return prepare(
+        source, target, options.pop("settings", SMALL), limits=ALL, images_per_shard=20,
+        executors=_in_this_process, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def jpegs(source: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(source / ARCHIVE) as archive:
+        return {Path(name).name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+def copy(source: Path, tmp_path: Path) -> Path:
+    """A source of its own for the test to spoil."""
+    folder = tmp_path / "celeba"
+    folder.mkdir()
+    for name in (ARCHIVE, PARTITION):
+        (folder / name).write_bytes((source / name).read_bytes())
+    return folder
+
+
+def _zip(path: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def _file(image: Image.Image, file_format: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def _refusal(source: Path, tmp_path: Path, **options) -> str:
+    """The sentence; and shards that were there before have not changed."""
+    target = tmp_path / "shards"
+    target.mkdir(exist_ok=True)
+    (target / "manifest.json").write_text("the last good ones")
+    with pytest.raises(UserError) as raised:
+        _prepare(source, target, **options)
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
+    assert (target / "manifest.json").read_text() == "the last good ones"
+    assert not list(tmp_path.glob(".*.tmp-*"))
+    return str(raised.value)
+
+
+def test_bad_input_missing_source(tmp_path: Path) -> None:
+    sentence = _refusal(tmp_path / "nowhere", tmp_path)
+    assert f"there is no folder {tmp_path / 'nowhere'}" in sentence
+    assert "make celeba" in sentence
+
+
+def test_bad_input_source_is_a_file(copy: Path, tmp_path: Path) -> None:
+    assert "is not a folder" in _refusal(copy / ARCHIVE, tmp_path)
+
+
+def test_bad_input_empty_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    sentence = _refusal(folder, tmp_path)
+    assert "holds neither img_align_celeba.zip nor a folder img_align_celeba" in sentence
+
+
+def _web_page(path: Path) -> None:
+    path.write_bytes(b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _directory_damaged(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2", len(content) // 2)] ^= 1
+    path.write_bytes(content)
+
+
+def _start_missing(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[content.index(b"PK\1\2") + 500 :])
+
+
+def _zip_in_zip(path: Path) -> None:
+    inner = path.read_bytes()
+    _zip(path, {ARCHIVE: inner})
+
+
+def _no_images(path: Path) -> None:
+    _zip(path, {"readme.txt": b"nothing here"})
+
+
+def _two_folders(path: Path) -> None:
+    _zip(path, {"a/000001.jpg": b"x", "b/000002.jpg": b"x"})
+
+
+def _climbing(path: Path) -> None:
+    _zip(path, {"img_align_celeba/../../000001.jpg": b"x"})
+
+
+def _absolute(path: Path) -> None:
+    _zip(path, {"/tmp/000001.jpg": b"x"})
+
+
+def _windows_climbing(path: Path) -> None:
+    _zip(path, {"..\\000001.jpg": b"x"})
+
+
+def _drive(path: Path) -> None:
+    _zip(path, {"C:\\pictures\\000001.jpg": b"x"})
+
+
+def _encrypted(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1  # the flag, in the directory
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_web_page, "is a web page, not a zip"),
+        (_cut, "is not a whole zip file: a download cut short"),
+        (_empty, "is not a whole zip file"),
+        (_directory_damaged, "its directory is damaged"),
+        (_start_missing, "is not a whole zip file"),
+        (_zip_in_zip, r"holds another archive, img_align_celeba.zip, and no images: unpack it"),
+        (_no_images, r"holds no images \(.jpg, .jpeg, .png\)"),
+        (_two_folders, r"holds images in several folders \(a, b\)"),
+        (_climbing, r"which points outside of the archive"),
+        (_absolute, r"'/tmp/000001.jpg', which points outside of the archive"),
+        (_windows_climbing, r"which points outside of the archive"),
+        (_drive, r"which points outside of the archive"),
+        (_encrypted, "is encrypted"),
+    ],
+)
+def test_bad_input_archives(
+    copy: Path, tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    before = set(tmp_path.parent.iterdir())
+    spoil(copy / ARCHIVE)
+    told = _refusal(copy, tmp_path)
+    assert re.search(f"{re.escape(str(copy / ARCHIVE))}: .*{sentence}", told)
+    assert set(tmp_path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("depth", ["", "celeba/Img/img_align_celeba/"])
+def test_images_at_another_depth_of_the_archive_are_found(
+    copy: Path, shards: Path, tmp_path: Path, jpegs: dict[str, bytes], depth: str
+) -> None:
+    files = {f"{depth}{name}": content for name, content in jpegs.items()}
+    _zip(copy / ARCHIVE, {**files, "__MACOSX/._000001.jpg": b"a Mac's", "readme.txt": b"hello"})
+    _prepare(copy, tmp_path / "shards")
+    for path in shards.iterdir():
+        assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_archives_of_other_writers_are_read(
+    copy: Path, shards: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    """With bytes in front, a comment behind, and 64-bit sizes throughout."""
+    with zipfile.ZipFile(copy / ARCHIVE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"PK comment" * 1000
+        for name, content in jpegs.items():
+            with archive.open(f"img_align_celeba/{name}", "w", force_zip64=True) as member:
+                member.write(content)
+    whole = (copy / ARCHIVE).read_bytes()
+    (copy / ARCHIVE).write_bytes(b"#!/bin/self-extracting\n" + whole)
+    _prepare(copy, tmp_path / "shards")
+    for path in shards.iterdir():
+        assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_more_members_than_a_short_directory_counts(tmp_path: Path) -> None:
+    """70,000 images need the 64-bit end of the directory; all of them are found."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    image = _file(Image.new("RGB", (16, 16), "red"))
+    with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
+        for number in range(70_000):
+            archive.writestr(f"img_align_celeba/{number:06d}.jpg", image if number < 3 else b"")
+    (folder / PARTITION).write_text(
+        "".join(f"{number:06d}.jpg {min(number, 2)}\n" for number in range(70_000))
+    )
+    manifest = prepare(
+        folder, tmp_path / "shards", ImageSettings("none", "box", 16),
+        limits={"train": None, "validation": None, "test": 1}, images_per_shard=20,
+        executors=_in_this_process,
+    )  # fmt: skip
+    assert manifest["skipped"]["beyond_limit"] == {"train": 0, "validation": 0, "test": 69_997}
+
+
+def _rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    image = Image.new("RGB", (218, 178), "black")
+    image.paste("white", (0, 0, 218, 20))  # the top, which belongs on the right
+    return _file(image, exif=exif, quality=100)
+
+
+def test_odd_images_become_rgb() -> None:
+    def made(file: bytes) -> np.ndarray:
+        return np.asarray(square_image(file, ImageSettings("none", "box", 96))).astype(int)
+
+    size = (178, 218)
+    for mode, file_format, colour, expected in (
+        ("L", "JPEG", 100, (100, 100, 100)),
+        ("CMYK", "JPEG", (0, 255, 255, 0), (255, 0, 0)),
+        ("RGBA", "PNG", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", "PNG", (10, 20, 30, 0), (255, 255, 255)),
+        ("LA", "PNG", (40, 0), (255, 255, 255)),
+        ("1", "PNG", 1, (255, 255, 255)),
+    ):
+        pixels = made(_file(Image.new(mode, size, colour), file_format))
+        assert np.abs(pixels - expected).max() <= 2, mode
+    palette = Image.new("P", size, 1)
+    palette.putpalette([0, 0, 0, 10, 200, 30])
+    assert np.abs(made(_file(palette, "PNG")) - (10, 200, 30)).max() == 0
+    assert np.abs(made(_file(palette, "PNG", transparency=1)) - 255).max() == 0
+    upright = made(_rotated())
+    assert upright[:, -8:].min() > 240
+    assert upright[:, :80].max() < 15
+
+
+def _header_of(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and has next to nothing behind that."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+def _bad_images(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
+    deep = Image.fromarray(np.full((218, 178), 1000, np.uint16))
+    return {
+        "000001.jpg": (b"", "is empty"),
+        "000002.jpg": (b"<html>quota</html>", "is not a JPEG or PNG image"),
+        "000003.jpg": (jpeg[: len(jpeg) // 2], "is cut short or damaged"),
+        "000004.jpg": (
+            _file(Image.new("RGB", (89, 109))),
+            "is 89x109 pixels; data.crop 148 is for",
+        ),
+        "000005.jpg": (_rotated()[:200], "is cut short or damaged"),
+        "000006.jpg": (_header_of(30_000, 30_000), "has far too many pixels"),
+        "000007.jpg": (_header_of(10_000, 10_000), "has far too many pixels"),
+        "000008.jpg": (_header_of(6_000, 6_000), "is 6000x6000 pixels, far too large"),
+        "000009.jpg": (_file(deep, "PNG"), "has pixels of mode I;16"),
+        "000010.jpg": (_file(Image.new("RGB", (178, 218)), "GIF"), "is not a JPEG or PNG image"),
+    }
+
+
+def test_bad_input_images_are_all_looked_at_and_listed(
+    copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    bad = _bad_images(jpegs["000001.jpg"])
+    spoilt = {**jpegs, **{name: file for name, (file, _) in bad.items()}}
+    _zip(copy / ARCHIVE, {f"img_align_celeba/{name}": file for name, file in spoilt.items()})
+    told = _refusal(copy, tmp_path)
+    assert f"{copy / ARCHIVE}: 10 of 60 images cannot be used:" in told
+    for name, (_, reason) in bad.items():
+        assert f"  {name}: {reason}" in told
+    assert "data.on_bad_image: skip" in told
+
+
+def test_bad_input_of_which_there_is_much_is_cut_to_twenty(
+    copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    _zip(copy / ARCHIVE, {f"img_align_celeba/{name}": b"no image" for name in jpegs})
+    lines = _refusal(copy, tmp_path).splitlines()
+    assert lines[0].endswith("60 of 60 images cannot be used:")
+    assert len([line for line in lines if "is not a JPEG or PNG image" in line]) == 20
+    assert "  ... and 40 more" in lines
+
+
+def test_bad_input_is_skipped_when_asked_for(
+    copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    spoilt = {**jpegs, "000003.jpg": b"", "000004.jpg": b"no image"}
+    _zip(copy / ARCHIVE, {f"img_align_celeba/{name}": file for name, file in spoilt.items()})
+    told = _refusal(copy, tmp_path, on_bad_image="skip", max_bad_share=0.03)
+    assert "2 of 60 images cannot be used, more than data.max_bad_share 0.03" in told
+    target = tmp_path / "kept"
+    manifest = _prepare(copy, target, on_bad_image="skip", max_bad_share=0.04)
+    assert manifest["skipped"]["bad"] == {
+        "000003.jpg": "is empty", "000004.jpg": "is not a JPEG or PNG image",
+    }  # fmt: skip
+    assert manifest["splits"]["train"]["images"] == 46
+    assert sum(len(batch) for batch in images(Shards(target), "train", 10)) == 46
+
+
+def test_bad_input_flipped_byte_in_the_archive(copy: Path, tmp_path: Path) -> None:
+    whole = bytearray((copy / ARCHIVE).read_bytes())
+    with zipfile.ZipFile(copy / ARCHIVE) as archive:
+        member = archive.getinfo("img_align_celeba/000009.jpg")
+    whole[member.header_offset + 1000] ^= 1
+    (copy / ARCHIVE).write_bytes(whole)
+    told = _refusal(copy, tmp_path)
+    assert "000009.jpg: is damaged in the archive: its checksum is wrong" in told
+
+
+def test_bad_input_member_that_unpacks_to_more_than_it_says(
+    copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    files = {f"img_align_celeba/{name}": file for name, file in jpegs.items()}
+    bomb = "img_align_celeba/000005.jpg"
+    _zip(copy / ARCHIVE, {**files, bomb: bytes(300_000_000)})
+    assert "000005.jpg: is a file of more than 64 MiB" in _refusal(copy, tmp_path)
+    whole = (copy / ARCHIVE).read_bytes()
+    lie = whole.replace(struct.pack("<I", 300_000_000), struct.pack("<I", 5000))
+    assert lie != whole
+    (copy / ARCHIVE).write_bytes(lie)
+    assert "000005.jpg: is damaged in the archive" in _refusal(copy, tmp_path)
+
+
+def test_bad_input_duplicate_names_in_the_archive(
+    copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    with zipfile.ZipFile(copy / ARCHIVE, "a") as archive, pytest.warns(UserWarning, match="Dupl"):
+        archive.writestr("img_align_celeba/000002.jpg", jpegs["000003.jpg"])
+    told = _refusal(copy, tmp_path)
+    assert "1 of 60 images cannot be used" in told
+    assert "000002.jpg: stands in the archive more than once" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("image_id partition\n000001.jpg 0\n", "line 1: expected '000001.jpg 0'"),
+        ("000001.jpg,0\n", "line 1: expected '000001.jpg 0'"),
+        ("000001.jpg 0\n000002.jpg 7\n", "line 2: expected '000001.jpg 0'"),
+        ("000001.jpg 0\n000001.jpg 1\n", "line 2: 000001.jpg stands there a second time"),
+        ("000001.jpg 0\n000002.jpg 1\n", "58 of 60 images cannot be used"),
+        ("", "60 of 60 images cannot be used"),
+    ],
+)
+def test_bad_input_partitions(copy: Path, tmp_path: Path, text: str, sentence: str) -> None:
+    (copy / PARTITION).write_text(text)
+    assert sentence in _refusal(copy, tmp_path)
+
+
+def test_bad_input_partition_missing_or_not_text(copy: Path, tmp_path: Path) -> None:
+    (copy / PARTITION).write_bytes(b"\xff\xfe0\x000\x00")
+    assert "is not a text file in UTF-8" in _refusal(copy, tmp_path)
+    (copy / PARTITION).unlink()
+    assert "lacks list_eval_partition.txt" in _refusal(copy, tmp_path)
+
+
+def test_bad_input_partition_and_archive_do_not_match(copy: Path, tmp_path: Path) -> None:
+    lines = (copy / PARTITION).read_text().splitlines()
+    (copy / PARTITION).write_text("\n".join([*lines[1:], "999999.jpg 2"]) + "\n")
+    told = _refusal(copy, tmp_path)
+    assert "2 of 61 images cannot be used" in told
+    assert "  000001.jpg: is not in list_eval_partition.txt" in told
+    assert "  999999.jpg: is in list_eval_partition.txt, but there is no such image" in told
+
+
+def test_bad_input_split_without_images(copy: Path, tmp_path: Path) -> None:
+    text = (copy / PARTITION).read_text().replace(" 2\n", " 0\n")
+    (copy / PARTITION).write_text(text)
+    assert "no image belongs to the test split" in _refusal(copy, tmp_path)
+
+
+def test_partition_with_crlf_is_read(copy: Path, shards: Path, tmp_path: Path) -> None:
+    text = (copy / PARTITION).read_bytes()
+    (copy / PARTITION).write_bytes(text.replace(b"\n", b"\r\n"))
+    _prepare(copy, tmp_path / "shards")
+    manifest = "manifest.json"
+    assert (tmp_path / "shards" / manifest).read_bytes() == (shards / manifest).read_bytes()
+
+
+def test_bad_input_unpacked_folder(copy: Path, tmp_path: Path, jpegs: dict[str, bytes]) -> None:
+    (copy / ARCHIVE).unlink()
+    folder = copy / "img_align_celeba"
+    folder.mkdir()
+    assert "holds no images" in _refusal(copy, tmp_path)
+    for name, file in jpegs.items():
+        (folder / name).write_bytes(file)
+    (folder / "000007.jpg").write_bytes(b"")
+    (folder / "000008.jpg").unlink()
+    (folder / "000008.jpg").mkdir()
+    told = _refusal(copy, tmp_path)
+    assert "2 of 60 images cannot be used" in told
+    assert "000008.jpg: cannot be read (Is a directory)" in told
+
+
+def _damaged(shards: Path, tmp_path: Path) -> tuple[Path, Path]:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for path in shards.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder, folder / "train-00001-of-00003.tfrecord"
+
+
+def test_bad_input_shard_cut_short_or_gone(shards: Path, tmp_path: Path) -> None:
+    folder, shard = _damaged(shards, tmp_path)
+    length = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes()[: length // 20 * 15])  # at the end of a record
+    with pytest.raises(UserError, match=rf"{shard}: has {length // 20 * 15} bytes and should have"):
+        Shards(folder)
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"{shard}: has 0 bytes and should have {length}"):
+        Shards(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest.json: is damaged .* prepare"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize("position", [3, 9, 400, -2])
+def test_bad_input_shard_with_a_flipped_byte(shards: Path, tmp_path: Path, position: int) -> None:
+    folder, shard = _damaged(shards, tmp_path)
+    content = bytearray(shard.read_bytes())
+    content[position] ^= 16
+    shard.write_bytes(content)
+    record = 1 if position > 0 else 20
+    sentence = rf"{shard}: record {record} is damaged; write the shards again: dvc repro"
+    with pytest.raises(UserError, match=sentence), Shards(folder) as opened:
+        list(images(opened, "train", 8))
+
+
+def test_bad_input_reaches_a_user_of_the_stage_as_a_sentence(
+    project: Path, copy: Path, tmp_path: Path
+) -> None:
+    _cut(copy / ARCHIVE)
+    done = subprocess.run(
+        [
+            sys.executable, "stages/prepare.py", "--source", copy, "--shards", tmp_path / "shards",
+            "--metrics", tmp_path / "data.json",
+        ],
+        cwd=project, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "shards").exists()
+    assert not (tmp_path / "data.json").exists()
+
+
+def test_bad_input_metric_counts_what_was_skipped(
+    project: Path, copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    _zip(
+        copy / ARCHIVE,
+        {f"img_align_celeba/{name}": file for name, file in {**jpegs, "000003.jpg": b""}.items()},
+    )
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["data"] |= {"on_bad_image": "skip", "max_bad_share": 0.5, "image_size": 16}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    subprocess.run(
+        [
+            sys.executable, "stages/prepare.py", "--source", copy, "--shards", tmp_path / "shards",
+            "--metrics", tmp_path / "data.json", "--params", tmp_path / "params.yaml",
+        ],
+        cwd=project, check=True, capture_output=True,
+    )  # fmt: skip
+    metric = yaml.safe_load((tmp_path / "data.json").read_text())
+    assert metric == {
+        "images": {"train": 47, "validation": 6, "test": 6}, "beyond_limit": 0, "bad": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX systems")
+def test_bad_input_no_permission_to_write(project: Path, source: Path, tmp_path: Path) -> None:
+    """As a user without rights, also where the tests run as root."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0o555)
+    program = (
+        "import os, sys; sys.path[:0] = ['stages']; import _stage, prepare; "
+        "os.geteuid() == 0 and os.seteuid(65534); _stage.run(prepare.main)"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-c", program, "--source", source, "--shards", closed / "shards",
+            "--metrics", tmp_path / "data.json",
+        ],
+        cwd=project, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr

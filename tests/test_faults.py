@@ -1,0 +1,199 @@
+"""Preparing images while processes die, disks fill up and others get in the way, all for real."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from facevae.errors import UserError
+from facevae.files import sole_writer, written_whole
+from facevae.preparation import ImageSettings, prepare
+from facevae.synthetic import synthesize
+
+ALL = {"train": None, "validation": None, "test": None}
+PROGRAM = """
+import sys
+from pathlib import Path
+from facevae.preparation import ImageSettings, prepare
+
+if __name__ == "__main__":
+    prepare(
+        Path(sys.argv[1]), Path(sys.argv[2]), ImageSettings(148, "lanczos", 64),
+        limits={"train": None, "validation": None, "test": None}, images_per_shard=25,
+        progress=lambda done, total: print(done, flush=True),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many") / "source"
+    synthesize(folder, images=400, seed=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed run gives."""
+    folder = tmp_path_factory.mktemp("whole") / "shards"
+    prepare(many, folder, ImageSettings(148, "lanczos", 64), limits=ALL, images_per_shard=25)
+    return _content(folder)
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _start(tmp_path: Path, source: Path, **options) -> subprocess.Popen:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    return subprocess.Popen(
+        [sys.executable, program, source, tmp_path / "shards"],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def _gone(processes: list[psutil.Process], seconds: float = 10) -> bool:
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_faults_sigkill_at_a_random_moment(
+    many: Path, whole: dict[str, bytes], tmp_path: Path, seed: int
+) -> None:
+    target = tmp_path / "shards"
+    target.mkdir()
+    (target / "manifest.json").write_text("the last good ones")
+    process = _start(tmp_path, many)
+    delay = random.Random(seed).uniform(0.1, 2.5)
+    time.sleep(delay)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert _gone(workers), f"workers outlive a kill after {delay} s"
+    assert _content(target) in (whole, {"manifest.json": b"the last good ones"})
+
+    second = _start(tmp_path, many)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert _content(target) == whole
+    assert not list(tmp_path.glob(".*.tmp-*")), "a killed run's files are left"
+
+
+def test_faults_a_worker_that_dies_costs_its_shard_again(
+    many: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    process = _start(tmp_path, many)
+    assert process.stdout is not None
+    process.stdout.readline()  # a shard is done, so the workers are at work
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    workers[0].kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert _content(tmp_path / "shards") == whole
+
+
+def test_faults_ctrl_c_leaves_nothing_behind(many: Path, project: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable, "stages/prepare.py", "--source", many, "--shards", tmp_path / "shards",
+            "--metrics", tmp_path / "data.json",
+        ],
+        cwd=project, text=True, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(1.5)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted"
+    assert _gone(workers)
+    assert [path.name for path in tmp_path.iterdir()] == [".shards.lock"]
+
+
+def test_faults_two_runs_at_once(many: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    first = _start(tmp_path, many)
+    assert first.stdout is not None
+    first.stdout.readline()
+    with pytest.raises(UserError, match="shards: another run is writing it at this moment"):
+        prepare(
+            many, tmp_path / "shards", ImageSettings(148, "box", 16), limits=ALL, images_per_shard=9
+        )
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert _content(tmp_path / "shards") == whole
+
+
+def _stage(project: Path, source: Path, folder: Path, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [
+            sys.executable, "stages/prepare.py", "--source", source, "--shards", folder / "shards",
+            "--metrics", folder / "data.json",
+        ],
+        cwd=project, text=True, capture_output=True, check=False, **options,
+    )  # fmt: skip
+
+
+def _is_refused_and_clean(done: subprocess.CompletedProcess, folder: Path, reason: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.search(rf"shards.* cannot be written: {reason}", last), done.stderr
+    assert [path.name for path in folder.iterdir()] == [".shards.lock"]
+
+
+def test_faults_a_disk_that_fills_up(many: Path, project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk here")
+    try:
+        done = _stage(project, many, folder)
+        _is_refused_and_clean(done, folder, "No space left on device")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_faults_a_limit_on_the_size_of_files(many: Path, project: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    done = _stage(project, many, tmp_path, preexec_fn=limit)
+    _is_refused_and_clean(done, tmp_path, "File too large")
+
+
+def test_faults_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    for content in ("first", "second"):
+        with written_whole(target) as folder:
+            folder.mkdir()
+            (folder / "file").write_text(content)
+    with pytest.raises(ZeroDivisionError), written_whole(target) as folder:  # noqa: PT012
+        folder.mkdir()
+        (folder / "file").write_text(str(1 / 0))
+    assert (target / "file").read_text() == "second"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_faults_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
+    target = tmp_path / "output"
+    with sole_writer(target), pytest.raises(UserError, match="another run"), sole_writer(target):
+        pass
+    with sole_writer(target):
+        pass
