@@ -1,16 +1,20 @@
 # Everything that a fresh clone needs, besides Python 3.11+ and make: see README.md.
 
 PYTHON ?= python3
+FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro check test lint format gpu clean
+.PHONY: help repro celeba check test lint format gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: $(BIN)/.installed check ## set up the environment and run the whole pipeline
 	$(DVC) repro
+
+celeba: $(BIN)/.installed ## fetch CelebA into data/celeba, or FOLDER=..., and verify it
+	@$(BIN)/python -m facevae.download "$(FOLDER)"
 
 check: $(BIN)/.installed ## check params.yaml without running anything
 	@$(BIN)/python -m facevae.parameters
