@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check test lint format gpu clean
+.PHONY: help repro celeba check test lint format bench-data gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ lint: $(BIN)/.installed-dev ## check style, formatting and types
 format: $(BIN)/.installed-dev ## repair style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (15 minutes)
+	$(BIN)/python benchmarks/data.py
 
 gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
 	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"

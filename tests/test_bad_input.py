@@ -396,7 +396,7 @@ def test_bad_input_partition_and_archive_do_not_match(copy: Path, tmp_path: Path
     told = _refusal(copy, tmp_path)
     assert "2 of 61 images cannot be used" in told
     assert "  000001.jpg: is not in list_eval_partition.txt" in told
-    assert "  999999.jpg: is in list_eval_partition.txt, but there is no such image" in told
+    assert "  999999.jpg: is in list_eval_partition.txt, but nowhere else" in told
 
 
 def test_bad_input_split_without_images(copy: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_dask_tells_bad_images_as_the_local_pool_does(
 def test_dask_worker_that_dies_costs_its_shard_again(
     scheduler: str, source: Path, tmp_path: Path
 ) -> None:
-    killed = []
+    killed: list[int] = []
 
     def kill_a_worker(done: int, total: int) -> None:
         if not killed:

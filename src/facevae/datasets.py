@@ -73,7 +73,8 @@ def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_rem
         return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
 
     if shards.record_format == "raw":
-        return records.batch(batch_size, drop_remainder).map(decode_raw)
+        batches = records.batch(batch_size, drop_remainder)
+        return batches.map(decode_raw, num_parallel_calls=tf.data.AUTOTUNE)
     decoded = records.map(decode_file, num_parallel_calls=tf.data.AUTOTUNE)
     return decoded.batch(batch_size, drop_remainder).map(scale)
 

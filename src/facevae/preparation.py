@@ -227,50 +227,39 @@ def prepare(
         OSError: `target` cannot be written.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
-    check_source(source)
-    partition = read_partition(source / PARTITION)
-    images = list_images(source)
-    chosen, bad = _match(images, partition, limits)
-    total = sum(map(len, chosen.values()))
-    looked_at = total + len(bad)
+    plan = _plan(source, limits)
+    bad = dict(plan.bad)
+    total = sum(map(len, plan.images.values()))
     with sole_writer(target), written_whole(target) as folder:
         folder.mkdir()
-        tasks: dict[str, list[ShardTask]] = {split: [] for split in SPLITS}
-        for split, rows in chosen.items():
+        tasks = {}
+        for split, rows in plan.images.items():
             starts = range(0, len(rows), images_per_shard)
             for number, start in enumerate(starts):
-                file = folder / f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
+                file = f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
                 part = rows[start : start + images_per_shard]
-                tasks[split].append(ShardTask(str(source), str(file), part, settings))
-        results = {}
+                tasks[file] = ShardTask(str(source), str(folder / file), part, settings)
+        results: dict[str, ShardResult] = {}
         done = 0
-        every = [task for split in SPLITS for task in tasks[split]]
-        with contextlib.closing(run_tasks(write_shard, every, executors)) as running:
+        with contextlib.closing(run_tasks(write_shard, tasks.values(), executors)) as running:
             for task, result in running:
-                results[task.target] = result
+                results[Path(task.target).name] = result
                 bad |= result.bad
                 done += len(task.images)
                 progress(done, total)
-        _judge(store_path(source), bad, looked_at, on_bad_image, max_bad_share)
-        splits = {}
-        for split in SPLITS:
-            shards = [
-                {"file": Path(task.target).name, "images": result.images, "bytes": result.size}
-                for task in tasks[split]
-                for result in [results[task.target]]
-            ]
-            count = sum(shard["images"] for shard in shards)
-            if not count:
-                raise UserError(f"{source / PARTITION}: no image belongs to the {split} split")
-            splits[split] = {"images": count, "shards": shards}
-        beyond = {
-            split: len(partition[split][limits[split] :]) if limits[split] else 0
-            for split in SPLITS
-        }
+        _judge(store_path(source), bad, total + len(plan.bad), on_bad_image, max_bad_share)
+        splits: dict[str, Any] = {split: {"images": 0, "shards": []} for split in SPLITS}
+        for file in tasks:
+            split, result = splits[file.partition("-")[0]], results[file]
+            split["images"] += result.images
+            split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
+        for name, split in splits.items():
+            if not split["images"]:
+                raise UserError(f"{source / PARTITION}: no image belongs to the {name} split")
         manifest = {
             "settings": dataclasses.asdict(settings),
             "splits": splits,
-            "skipped": {"beyond_limit": beyond, "bad": dict(sorted(bad.items()))},
+            "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         # What a worker that died has left.
@@ -279,29 +268,46 @@ def prepare(
     return manifest
 
 
-def _match(
-    images: np.ndarray, partition: Mapping[str, list[str]], limits: Mapping[str, int | None]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The rows of each split, within its limit, and which names of either side do not match."""
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is to be prepared, before any image was looked at.
+
+    Attributes:
+        images: rows of `facevae.celeba.list_images` per split.
+        bad: names that the archive and the partition file do not agree on, with the reason.
+        beyond_limit: how many images of a split its limit leaves out.
+    """
+
+    images: dict[str, np.ndarray]
+    bad: dict[str, str]
+    beyond_limit: dict[str, int]
+
+
+def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
+    check_source(source)
+    images = list_images(source)
     names = images["name"]
     listed = {
-        split: np.array([os.fsencode(name) for name in partition[split]], "S") for split in SPLITS
+        split: np.array([os.fsencode(name) for name in members], "S")
+        for split, members in read_partition(source / PARTITION).items()
     }
     everything = np.concatenate(list(listed.values()))
-    bad = {}
-
-    def note(which: np.ndarray, reason: str) -> None:
-        bad.update((os.fsdecode(name), reason) for name in which.tolist())
-
     twice = names[1:][names[1:] == names[:-1]]
-    note(everything[~np.isin(everything, names)], f"is in {PARTITION}, but there is no such image")
-    note(names[~np.isin(names, everything)], f"is not in {PARTITION}, so belongs to no split")
-    note(twice, "stands in the archive more than once")
-    chosen = {}
-    for split in SPLITS:
-        usable = np.isin(names, listed[split][: limits[split]]) & ~np.isin(names, twice)
-        chosen[split] = images[usable]
-    return chosen, bad
+    bad = {
+        os.fsdecode(name): reason
+        for which, reason in (
+            (everything[~np.isin(everything, names)], f"is in {PARTITION}, but nowhere else"),
+            (names[~np.isin(names, everything)], f"is not in {PARTITION}, so in no split"),
+            (twice, "stands in the archive more than once"),
+        )
+        for name in which.tolist()
+    }
+    chosen, beyond = {}, {}
+    for split, members in listed.items():
+        within = members[: limits[split]]
+        beyond[split] = len(members) - len(within)
+        chosen[split] = images[np.isin(names, within) & ~np.isin(names, twice)]
+    return _Plan(chosen, bad, beyond)
 
 
 def _judge(

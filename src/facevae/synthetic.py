@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from facevae.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
-from facevae.files import written_whole
+from facevae.files import sole_writer, written_whole
 
 WIDTH, HEIGHT = 178, 218
 
@@ -416,7 +416,7 @@ def synthesize(
         progress: called with (faces done, faces in all).
     """
     partition, rows = [], []
-    with written_whole(target) as folder:
+    with sole_writer(target), written_whole(target) as folder:
         folder.mkdir()
         with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
             for index, (jpeg, attributes) in enumerate(_drawn(seed, images)):

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures import as_completed as completed_futures
 from typing import TypeVar
@@ -94,7 +94,7 @@ def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Do every task somewhere; yield each with its result, in the order in which they end.
 
     The tasks of a worker that dies are given out again, so a task must be such that doing it

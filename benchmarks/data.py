@@ -1,0 +1,290 @@
+"""How fast images are prepared and read, and in how much memory, beside what the machine could do.
+
+All ratios are of one run on one machine. The JPEGs are those of CelebA's folder FACEVAE_CELEBA, or
+drawn faces where it is not set, repeated to the number that is asked for.
+"""
+
+import argparse
+import io
+import itertools
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+from PIL import Image
+
+from facevae.celeba import ARCHIVE, FOLDER, PARTITION, ImageReader, list_images
+from facevae.preparation import ImageSettings, square_image
+from facevae.shards import read_manifest
+from facevae.synthetic import synthesize
+
+PROJECT = Path(__file__).resolve().parent.parent
+SETTINGS = ImageSettings(148, "bilinear", 96)  # params.yaml's
+FULL = 202_599
+PART = 20_000
+
+
+def source_jpegs(folder: Path) -> list[bytes]:
+    """Up to 4,170 real or drawn JPEGs."""
+    source = Path(os.environ.get("FACEVAE_CELEBA") or folder / "drawn")
+    if not source.exists():
+        synthesize(source, images=2000, seed=1)
+    with ImageReader(source) as reader:
+        return [reader.read(row) for row in list_images(source)[:4170].tolist()]
+
+
+def write_source(folder: Path, jpegs: list[bytes], count: int) -> Path:
+    """A folder in CelebA's layout of so many images, in the official proportions."""
+    folder.mkdir()
+    with (
+        zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        open(folder / PARTITION, "w") as partition,
+    ):
+        for number in range(1, count + 1):
+            name = f"{number:06d}.jpg"
+            archive.writestr(f"{FOLDER}/{name}", jpegs[number % len(jpegs)])
+            split = 0 if number <= 0.8034 * count else 1 if number <= 0.9015 * count else 2
+            partition.write(f"{name} {split}\n")
+    return folder
+
+
+def _bare(jpegs: list[bytes], count: int, barrier: Any, times: Any) -> None:
+    barrier.wait()
+    start = time.perf_counter()
+    for jpeg in itertools.islice(itertools.cycle(jpegs), count):
+        square_image(jpeg, SETTINGS)
+    times.put(time.perf_counter() - start)
+
+
+def bare_rate(jpegs: list[bytes], count: int) -> float:
+    """Images/s of decode, crop and resize over JPEGs in memory, one process per core."""
+    context = multiprocessing.get_context("spawn")
+    cores = os.cpu_count() or 1
+    barrier, times = context.Barrier(cores), context.Queue()
+    each = count // cores
+    processes = [
+        context.Process(target=_bare, args=(jpegs, each, barrier, times)) for _ in range(cores)
+    ]
+    for process in processes:
+        process.start()
+    slowest = max(times.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return each * cores / slowest
+
+
+def prepared(source: Path, target: Path, record_format: str = "raw") -> tuple[float, float]:
+    """Run the stage as a process of its own: images/s from start to end, and peak MiB.
+
+    The memory is that of all its processes, pages that they share counted once.
+    """
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    params["data"] |= {"record_format": record_format}
+    parameters = target.with_suffix(".yaml")
+    parameters.write_text(yaml.safe_dump(params))
+    command = [
+        sys.executable, str(PROJECT / "stages" / "prepare.py"), "--params", str(parameters),
+        "--source", str(source), "--shards", str(target),
+        "--metrics", str(target.with_suffix(".json")),
+    ]  # fmt: skip
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    peak = [0.0]
+
+    def watch() -> None:
+        while process.poll() is None:
+            peak[0] = max(peak[0], _memory_mib(process.pid))
+            time.sleep(0.5)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    if process.wait():
+        raise SystemExit("prepare failed")
+    seconds = time.perf_counter() - start
+    watcher.join()
+    manifest = read_manifest(target)
+    return sum(split["images"] for split in manifest["splits"].values()) / seconds, peak[0]
+
+
+def _memory_mib(pid: int) -> float:
+    total = 0
+    try:
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            total += process.memory_full_info().pss
+    except psutil.Error:  # one has just ended
+        return 0
+    return total / 2**20
+
+
+def tf_data_rate(jpegs: list[bytes], folder: Path, count: int) -> float:
+    """Images/s of the same records through tf.data from files, TensorFlow's import not counted."""
+    import tensorflow as tf
+
+    files = folder / "files"
+    files.mkdir()
+    for number in range(count):
+        (files / f"{number:06d}.jpg").write_bytes(jpegs[number % len(jpegs)])
+    paths = sorted(map(str, files.iterdir()))
+    crop = int(SETTINGS.crop)
+
+    def load(path):
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        image = tf.image.crop_to_bounding_box(image, 35, 15, crop, crop)
+        size = (SETTINGS.image_size, SETTINGS.image_size)
+        image = tf.image.resize(image, size, method="bilinear", antialias=True)
+        image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+        return tf.strings.split(path, os.sep)[-1], image
+
+    start = time.perf_counter()
+    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    with tf.io.TFRecordWriter(str(folder / "tf_data.tfrecord")) as writer:
+        for name, image in dataset.as_numpy_iterator():
+            features = {"image": image.tobytes(), "name": name}
+            example = tf.train.Example()
+            for key, value in features.items():
+                example.features.feature[key].bytes_list.value.append(value)
+            writer.write(example.SerializeToString())
+    return count / (time.perf_counter() - start)
+
+
+def reading_rate(shards: Path, batches: int = 300) -> float:
+    """Images/s of shuffled training batches of 128, from the first one on."""
+    from facevae.datasets import Shards, training_batches
+
+    opened = Shards(shards)
+    endless = itertools.chain.from_iterable(
+        training_batches(opened, batch_size=128, latent_size=256, seed=1, epoch=epoch)
+        for epoch in itertools.count()
+    )
+    next(endless)
+    start = time.perf_counter()
+    for _ in itertools.islice(endless, batches):
+        pass
+    return 128 * batches / (time.perf_counter() - start)
+
+
+def reading_cost(shards: Path, rounds: int = 7, steps: int = 8) -> float:
+    """Time of training steps fed from shards over that of steps on one batch in memory."""
+    import tensorflow as tf
+
+    from facevae.datasets import Shards, training_batches
+    from facevae.networks import VAE
+    from facevae.optimizers import FusedAdam
+    from facevae.training import training_step
+
+    vae = VAE(image_size=96, inter_dense=256)
+    step = training_step(vae, FusedAdam(1e-4))
+    batches = iter(
+        training_batches(Shards(shards), batch_size=128, latent_size=256, seed=1, epoch=0)
+    )
+    held = next(batches)
+    weight = tf.constant(1.0)
+
+    def seconds(source: Iterator[Any]) -> float:
+        start = time.perf_counter()
+        for batch in itertools.islice(source, steps):
+            step(batch, weight).numpy()
+        return time.perf_counter() - start
+
+    seconds(batches), seconds(itertools.repeat(held))  # compiles; fills the buffers
+    ratios = []
+    for _ in range(rounds):
+        before = seconds(itertools.repeat(held))
+        between = seconds(batches)
+        ratios.append(between / statistics.mean((before, seconds(itertools.repeat(held)))))
+    return statistics.median(ratios)
+
+
+def fidelity(jpegs: list[bytes], record_format: str) -> float:
+    """PSNR of stored against raw pixels, dB, over 200 images."""
+    errors = []
+    for jpeg in jpegs[:200]:
+        image = square_image(jpeg, SETTINGS)
+        file = io.BytesIO()
+        image.save(file, record_format, quality=95)
+        difference = np.asarray(Image.open(file), float) - np.asarray(image, float)
+        errors.append(np.square(difference).mean())
+    mean = float(np.mean(errors))
+    return 10 * float(np.log10(255**2 / mean)) if mean else float("inf")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=FULL, help="of the large archive")
+    count = parser.parse_args().images
+    sys.path.insert(0, str(PROJECT / "stages"))
+    from _stage import load_tensorflow
+
+    load_tensorflow()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jpegs = source_jpegs(folder)
+        real = "real" if os.environ.get("FACEVAE_CELEBA") else "drawn"
+        size = statistics.mean(map(len, jpegs)) / 1000
+        print(f"{os.cpu_count()} cores; {len(jpegs):,} {real} JPEGs of {size:.1f} kB, repeated")
+        part = write_source(folder / "part", jpegs, PART)
+        full = write_source(folder / "full", jpegs, count)
+
+        bare = [bare_rate(jpegs, PART)]
+        part_rate, part_memory = prepared(part, folder / "part_raw")
+        bare.append(bare_rate(jpegs, PART))
+        full_rate, full_memory = prepared(full, folder / "full_raw")
+        bare.append(bare_rate(jpegs, PART))
+        beside = statistics.mean(bare[1:])
+        theirs = tf_data_rate(jpegs, folder, PART // 2)
+        after = bare_rate(jpegs, PART)
+        # Each is set beside the bare loops just before and after it: the machine's speed drifts.
+        relative = (full_rate / beside) / (theirs / statistics.mean((bare[2], after)))
+        growth = (full_rate / beside) / (part_rate / statistics.mean(bare[:2]))
+        print()
+        print("| what | measured | ratio | bar |")
+        print("| --- | ---: | ---: | ---: |")
+        rates = f"{full_rate:,.0f} and {beside:,.0f} images/s"
+        print(f"| prepare over the bare loop | {rates} | {full_rate / beside:.2f} | >= 0.85 |")
+        print(f"| prepare over tf.data | {theirs:,.0f} images/s | {relative:.2f} | >= 3 |")
+        print(f"| peak memory at {count:,} images | {full_memory:.0f} MiB | | <= 1024 |")
+        print(
+            f"| the same over that at {PART:,} | {part_memory:.0f} MiB "
+            f"| {full_memory / part_memory:.2f} | <= 1 |"
+        )
+        print(
+            f"| time per image at {count:,} over {PART:,} | {1e3 / full_rate:.3f} and "
+            f"{1e3 / part_rate:.3f} ms | {1 / growth:.2f} | <= 1.10 |"
+        )
+        print(
+            f"| shuffled batches of 128 from shards | {reading_rate(folder / 'full_raw'):,.0f} "
+            "images/s | | >= 15,000 |"
+        )
+        cost = reading_cost(folder / "full_raw")
+        print(f"| a training step from shards over one in memory | | {cost:.3f} | <= 1.02 |")
+        print()
+        print("| record format | kB an image | prepare, images/s | reading, images/s | PSNR, dB |")
+        print("| --- | ---: | ---: | ---: | ---: |")
+        for record_format in ("raw", "png", "jpeg"):
+            target = folder / f"part_{record_format}"
+            rate = part_rate if record_format == "raw" else prepared(part, target, record_format)[0]
+            splits = read_manifest(target)["splits"].values()
+            stored = sum(shard["bytes"] for split in splits for shard in split["shards"])
+            psnr = float("inf") if record_format == "raw" else fidelity(jpegs, record_format)
+            print(
+                f"| {record_format} | {stored / PART / 1000:.1f} | {rate:,.0f} "
+                f"| {reading_rate(target):,.0f} | {psnr:.1f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
