@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from tqdm import tqdm
 
-from facevae.errors import UserError
+from facevae.errors import StoppedError, UserError
 from facevae.files import written_whole
 from facevae.parameters import Parameters, load_parameters
 
@@ -47,7 +48,11 @@ _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2."""
+    """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2.
+
+    A stage that a signal has stopped, see `stop_on_signals`, says how to go on, and exits with 128
+    and the signal's number, as shells have it.
+    """
     try:
         try:
             stage()
@@ -61,6 +66,9 @@ def run(stage: Callable[[], None]) -> None:
         _restore_outputs()
         print(error, file=sys.stderr)
         sys.exit(2)
+    except StoppedError as error:
+        print(f"{error}; the same command again goes on from there", file=sys.stderr)
+        sys.exit(128 + _caught[-1])
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -81,13 +89,52 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def progress_bar(description: str, unit: str, total: int) -> tqdm:
-    """A bar on standard error: live on a terminal, refreshed every half minute in a log."""
+_caught: list[int] = []
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """From here on SIGTERM and Ctrl-C are requests to stop, and end the process only when repeated.
+
+    Returns:
+        A function that tells whether there has been one.
+    """
+
+    before: dict[int, Any] = {}
+
+    def catch(number: int, _: object) -> None:
+        _caught.append(number)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, catch)
+    return lambda: bool(_caught)
+
+
+def state_folder() -> Path:
+    """Where unfinished work is kept, out of DVC's reach, which deletes outputs before each run."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".facevae"
+
+
+def loaded_code() -> list[Path]:
+    """The source files of stages and library that this process has imported so far."""
+    stages = Path(__file__).resolve().parent
+    homes = (stages, stages.parent / "src")
+    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = [Path(file).resolve() for file in loaded if file]
+    return [file for file in files if any(file.is_relative_to(home) for home in homes)]
+
+
+def progress_bar(description: str, unit: str, total: int, done: int = 0) -> tqdm:
+    """A bar on standard error: live on a terminal, refreshed every half minute in a log.
+
+    What was `done` before does not count in its rate.
+    """
     live = sys.stderr.isatty()
     return tqdm(
         desc=description,
         unit=unit,
         total=total,
+        initial=done,
         mininterval=0.2 if live else 30,
         maxinterval=1 if live else 60,
         dynamic_ncols=live,

@@ -1,6 +1,20 @@
 """Train one variant of the VAE and write the model and its history."""
 
-from _stage import arguments, load_tensorflow, progress_bar, run
+import contextlib
+import os
+from typing import Any
+
+from tqdm import tqdm
+
+from _stage import (
+    arguments,
+    load_tensorflow,
+    loaded_code,
+    progress_bar,
+    run,
+    state_folder,
+    stop_on_signals,
+)
 
 
 def main() -> None:
@@ -11,13 +25,16 @@ def main() -> None:
         model={"help": ".keras file to write"},
         history={"help": "CSV file to write, a row per epoch as it ends"},
     )
+    caller = os.getppid()
 
     load_tensorflow()
+    from facevae.checkpoints import Checkpoint, state_key
     from facevae.datasets import Shards, steps_per_epoch
     from facevae.determinism import make_repeatable
     from facevae.model_files import save_model
     from facevae.training import build_vae, train
 
+    stop_requested = stop_on_signals()
     training = parameters.train
     make_repeatable(training.seed)
     shards = Shards(options.shards)
@@ -27,15 +44,33 @@ def main() -> None:
         image_size=shards.image_size,
         inter_dense=options.inter_dense,
     )
+    settings: dict[str, Any] = {
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "kl_warmup_epochs": parameters.loss.kl_warmup_epochs,
+        "seed": training.seed,
+    }
+    name = f"Training {options.model.stem}"
     images = training.epochs * steps_per_epoch(shards, training.batch_size) * training.batch_size
-    options.history.parent.mkdir(parents=True, exist_ok=True)
-    # It may be a link into DVC's cache, which must not be written through.
-    options.history.unlink(missing_ok=True)
-    with (
-        open(options.history, "w", encoding="utf-8") as history,
-        progress_bar(f"Training {options.model.stem}", " images", images) as bar,
-    ):
+    key = state_key(
+        {**vae.get_config(), **settings},
+        data=[*shards.files("train"), *shards.files("validation")],
+        code=loaded_code(),
+    )
+    state = state_folder() / "checkpoints" / f"{options.model.stem}-{key}"
+    with contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(Checkpoint(state))
+        options.history.parent.mkdir(parents=True, exist_ok=True)
+        # It may be a link into DVC's cache, which must not be written through.
+        options.history.unlink(missing_ok=True)
+        history = stack.enter_context(open(options.history, "w", encoding="utf-8"))
+        bar: tqdm
         validation: dict[str, str] = {}
+
+        def on_start(images_done: int) -> None:
+            nonlocal bar
+            bar = stack.enter_context(progress_bar(name, " images", images, images_done))
 
         def after_step(images_done: int, loss: float) -> None:
             bar.set_postfix({"loss": f"{loss:.1f}", **validation}, refresh=False)
@@ -47,16 +82,18 @@ def main() -> None:
         train(
             vae,
             shards,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            kl_warmup_epochs=parameters.loss.kl_warmup_epochs,
-            seed=training.seed,
+            **settings,
             history=history,
+            checkpoint=checkpoint,
+            stop_requested=stop_requested,
+            on_start=on_start,
             after_step=after_step,
             after_epoch=after_epoch,
         )
-    save_model(vae, options.model)
+        save_model(vae, options.model)
+        # An orphan's model is deleted by whoever runs the stage next: DVC has not noted it.
+        if os.getppid() == caller:
+            checkpoint.remove()
 
 
 if __name__ == "__main__":

@@ -56,16 +56,19 @@ class Study:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", message)
 
-    def dvc(self, *arguments: str, path: str = "", status: int = 0) -> str:
-        """Run dvc; its standard output and error."""
+    def environment(self, path: str = "") -> dict[str, str]:
+        """In which stages find this Python, or what is at `path`."""
         python = Path(sys.executable).parent
-        environment = {
+        return {
             **os.environ,
             "PATH": f"{path}{os.pathsep if path else ''}{python}{os.pathsep}{os.environ['PATH']}",
         }
+
+    def dvc(self, *arguments: str, path: str = "", status: int = 0) -> str:
+        """Run dvc; its standard output and error."""
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
-            cwd=self.folder, env=environment, text=True,
+            cwd=self.folder, env=self.environment(path), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
         assert done.returncode == status, done.stdout

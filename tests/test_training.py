@@ -14,7 +14,7 @@ from facevae.determinism import make_repeatable
 from facevae.errors import UserError
 from facevae.networks import VAE
 from facevae.optimizers import FusedAdam
-from facevae.training import kl_weight_at, split_terms, train, training_step
+from facevae.training import kl_weight_at, split_terms, train, training_step, validation_step
 
 
 def _small(**changes) -> VAE:
@@ -68,7 +68,7 @@ def test_history_adds_up(shards: Path) -> None:
         expected = value["val_reconstruction"] + 0.1 * value["val_kl"]
         assert value["val_loss"] == pytest.approx(expected, abs=1e-4)
     assert [float(row["kl_weight"]) for row in history] == [0.025, 0.05, 0.075]
-    got = split_terms(vae, Shards(shards), "validation", 8, 1)
+    got = split_terms(validation_step(vae, 1), Shards(shards), "validation", 8)
     assert got == pytest.approx(
         (float(history[-1]["val_reconstruction"]), float(history[-1]["val_kl"])), abs=1e-5
     )

@@ -110,12 +110,13 @@ def steps_per_epoch(shards: Shards, batch_size: int) -> int:
 
 
 def training_batches(
-    shards: Shards, *, batch_size: int, latent_size: int, seed: int, epoch: int
+    shards: Shards, *, batch_size: int, latent_size: int, seed: int, epoch: int, skip: int = 0
 ) -> tf.data.Dataset:
     """One epoch of shuffled training batches, each with the noise to sample z with.
 
     The order and the noise are functions of (seed, epoch) alone. An image and its noise travel
-    together, so that a batch split over several devices gives what one device would.
+    together, so that a batch split over several devices gives what one device would. The first
+    `skip` batches are left out, undecoded.
 
     Yields:
         A dict of "images" (batch_size, size, size, 3) float32 in [0, 1] and "epsilon"
@@ -134,12 +135,13 @@ def training_batches(
     positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
     return (
         tf.data.Dataset.zip(batches, positions)
+        .skip(skip)
         .map(
             lambda batch, position: {
                 "images": batch,
                 "epsilon": noise(seed, position, (batch_size, latent_size)),
             }
         )
-        .apply(tf.data.experimental.assert_cardinality(steps))
+        .apply(tf.data.experimental.assert_cardinality(steps - skip))
         .prefetch(2)
     )

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     A message may have several lines, one per mistake. Stages print it without a traceback and
     exit with status 2.
     """
+
+
+class StoppedError(Exception):
+    """Work stopped because it was asked to, and can be gone on with; the message says where."""

@@ -1,11 +1,10 @@
 """The training loop, in TensorFlow, explicit so that it can be read from top to bottom.
 
-`VAE.compile(...)` and `fit` minimise the same loss on any Keras backend, without KL warm-up and
-history; see `facevae.networks.VAE`.
+`VAE.compile(...)` and `fit` minimise the same loss on any Keras backend, without KL warm-up,
+history and checkpoints; see `facevae.networks.VAE`.
 """
 
 import csv
-import math
 from collections.abc import Callable
 from typing import TextIO
 
@@ -13,8 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from facevae.checkpoints import Checkpoint
 from facevae.datasets import Shards, images, noise, steps_per_epoch, training_batches
-from facevae.errors import UserError
+from facevae.errors import StoppedError, UserError
 from facevae.networks import VAE
 from facevae.optimizers import FusedAdam
 from facevae.parameters import Encoder, Loss
@@ -29,6 +29,8 @@ HISTORY_COLUMNS = (
     "val_reconstruction",
     "val_kl",
 )
+
+_SMALLER_STEPS = "try a smaller train.learning_rate"
 
 
 def build_vae(encoder: Encoder, loss: Loss, *, image_size: int, inter_dense: int) -> VAE:
@@ -78,28 +80,124 @@ def training_step(vae: VAE, optimizer: keras.Optimizer) -> Callable:
     return step
 
 
-def split_terms(vae: VAE, shards: Shards, split: str, batch_size: int, seed: int):
-    """Mean reconstruction term and mean KL over a whole split, z sampled once per image.
+def validation_step(vae: VAE, seed: int) -> Callable:
+    """A compiled function (images, position) -> (reconstruction, KL), z sampled once per image.
 
-    Returns:
-        Two floats, nats (or squared error) per image.
+    The noise is a function of (seed, position), the number of the batch.
     """
 
     @tf.function(reduce_retracing=True)
-    def terms(batch, position):
+    def step(batch, position):
         shape = (tf.shape(batch)[0], vae.latent_size)
         # Training counts its noise upwards from 0; this must not be the same.
         epsilon = noise(seed, -1 - position, shape)
         outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
         return tf.stack(vae.loss_terms(batch, outputs))
 
+    return step
+
+
+def split_terms(
+    step: Callable,
+    shards: Shards,
+    split: str,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> tuple[float, float]:
+    """Mean reconstruction term and mean KL over a whole split.
+
+    Args:
+        step: from `validation_step`.
+
+    Returns:
+        Two floats, nats (or squared error) per image.
+    """
     total, count = np.zeros(2), 0
     for position, batch in enumerate(images(shards, split, batch_size)):
         size = int(batch.shape[0])
-        total += terms(batch, tf.constant(position, tf.int64)).numpy().astype(np.float64) * size
+        total += step(batch, tf.constant(position, tf.int64)).numpy().astype(np.float64) * size
         count += size
+        after_batch()
     reconstruction, kl = (total / count).tolist()
     return reconstruction, kl
+
+
+class _State:
+    """All that decides how a training goes on and what its history says.
+
+    Attributes:
+        epoch: epochs that are through.
+        step: steps taken in the epoch after them.
+        totals: the two terms, summed over these steps; (2,) float32.
+        history: a row per epoch, NaN in those to come; (epochs, columns) float64.
+    """
+
+    def __init__(self, vae: VAE, optimizer: keras.Optimizer, epochs: int) -> None:
+        self.epoch = 0
+        self.step = 0
+        self.totals = np.zeros(2, np.float32)
+        self.history = np.full((epochs, len(HISTORY_COLUMNS)), np.nan)
+        # The VAE's include the statistics of batch normalisation and the seeds of dropout.
+        self._variables = [*vae.variables, *optimizer.variables]
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        self.history[self.epoch] = [row[column] for column in HISTORY_COLUMNS]
+        self.epoch += 1
+        self.step = 0
+        self.totals = np.zeros(2, np.float32)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For a checkpoint.
+
+        Raises:
+            UserError: a weight is not finite, and going on from there of no use.
+        """
+        variables = [variable.numpy() for variable in self._variables]
+        if not all(np.isfinite(variable).all() for variable in variables):
+            raise UserError(
+                f"a weight is not finite after step {self.step} of epoch {self.epoch + 1}; "
+                f"{_SMALLER_STEPS}"
+            )
+        return {
+            "position": np.array([self.epoch, self.step]),
+            "totals": self.totals,
+            "history": self.history,
+            **{f"variable_{number}": value for number, value in enumerate(variables)},
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go back to where `arrays` was called."""
+        self.epoch, self.step = arrays["position"].tolist()
+        self.totals = arrays["totals"]
+        self.history = arrays["history"]
+        for number, variable in enumerate(self._variables):
+            variable.assign(arrays[f"variable_{number}"])
+
+
+class _History:
+    """The history as CSV, each row flushed at once."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(HISTORY_COLUMNS)
+
+    def write(self, row: np.ndarray) -> None:
+        epoch, *others = row.tolist()
+        self._rows.writerow([int(epoch), *(round(value, 6) for value in others)])
+        self._file.flush()
+
+
+def _check_finite(terms: np.ndarray, kl_weight: np.float32, place: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        weighted = kl_weight * terms[1]
+    named = {"reconstruction": terms[0], "kl": terms[1]}
+    remedy = _SMALLER_STEPS
+    if np.isfinite(terms).all():
+        named, remedy = {"weighted kl": weighted}, "try a smaller loss.kl_weight"
+    faults = [f"the {name} term is {x}" for name, x in named.items() if not np.isfinite(x)]
+    if faults:
+        raise UserError(f"{' and '.join(faults)} in {place}; {remedy}")
 
 
 def train(
@@ -112,6 +210,9 @@ def train(
     kl_warmup_epochs: int,
     seed: int,
     history: TextIO,
+    checkpoint: Checkpoint | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_start: Callable[[int], None] = lambda images_done: None,
     after_step: Callable[[int, float], None] = lambda images_done, loss: None,
     after_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> None:
@@ -122,38 +223,70 @@ def train(
         kl_warmup_epochs: epochs over which the KL weight grows to `vae.kl_weight`.
         history: gets one CSV row an epoch, flushed at once. Validation terms are those of the
             full KL weight, so that epochs of a warm-up can be compared.
+        checkpoint: where to go on from, if it holds a state, and to leave the state after every
+            epoch and whenever it is due. The weights and the history at the end are, to the bit,
+            those of a run that was never stopped.
+        stop_requested: asked after every batch.
+        on_start: called once with the images seen before, 0 if there is no state to go on from.
         after_step: called with the images seen so far and the loss of the step's batch.
         after_epoch: called with the epoch's history row.
 
     Raises:
         UserError: too few images for one batch; a loss that is not finite.
+        StoppedError: `stop_requested`; the checkpoint has the state.
     """
     steps = steps_per_epoch(shards, batch_size)
-    rows = csv.DictWriter(history, HISTORY_COLUMNS, lineterminator="\n")
-    rows.writeheader()
     optimizer = FusedAdam(learning_rate)
     step = training_step(vae, optimizer)
-    for epoch in range(epochs):
+    evaluate = validation_step(vae, seed)
+    state = _State(vae, optimizer, epochs)
+    if checkpoint and (saved := checkpoint.read()):
+        state.restore(saved)
+    rows = _History(history)
+    for row in state.history[: state.epoch]:
+        rows.write(row)
+
+    def save() -> None:
+        if checkpoint:
+            checkpoint.write(state.arrays())
+
+    def pause() -> None:
+        if stop_requested():
+            save()
+            raise StoppedError(
+                f"stopped in epoch {state.epoch + 1}, after step {state.step} of {steps}"
+            )
+        if checkpoint and checkpoint.due():
+            save()
+
+    on_start((state.epoch * steps + state.step) * batch_size)
+    for epoch in range(state.epoch, epochs):
         kl_weight = kl_weight_at(epoch, vae.kl_weight, kl_warmup_epochs)
-        total = tf.zeros(2)
+        weight = tf.constant(kl_weight, tf.float32)
         batches = training_batches(
-            shards, batch_size=batch_size, latent_size=vae.latent_size, seed=seed, epoch=epoch
+            shards,
+            batch_size=batch_size,
+            latent_size=vae.latent_size,
+            seed=seed,
+            epoch=epoch,
+            skip=state.step,
         )
-        for number, batch in enumerate(batches, start=1):
-            terms = step(batch, tf.constant(kl_weight, tf.float32))
-            total += terms
-            reconstruction, kl = terms.numpy().tolist()
-            loss = reconstruction + kl_weight * kl
-            if not math.isfinite(loss):
-                name = "kl" if math.isfinite(reconstruction) else "reconstruction"
-                raise UserError(
-                    f"the {name} term is {kl if name == 'kl' else reconstruction} in epoch "
-                    f"{epoch + 1}, step {number}; try a smaller train.learning_rate"
-                )
-            after_step((epoch * steps + number) * batch_size, loss)
-        reconstruction, kl = (total / steps).numpy().tolist()
-        val_reconstruction, val_kl = split_terms(vae, shards, "validation", batch_size, seed)
-        row = {
+        for batch in batches:
+            terms = step(batch, weight).numpy()
+            state.step += 1
+            state.totals += terms
+            _check_finite(terms, weight.numpy(), f"epoch {epoch + 1}, step {state.step}")
+            reconstruction, kl = terms.tolist()
+            after_step((epoch * steps + state.step) * batch_size, reconstruction + kl_weight * kl)
+            pause()
+        reconstruction, kl = (state.totals / np.float32(steps)).tolist()
+        val_reconstruction, val_kl = split_terms(evaluate, shards, "validation", batch_size, pause)
+        _check_finite(
+            np.array([val_reconstruction, val_kl], np.float32),
+            np.float32(vae.kl_weight),
+            f"the validation after epoch {epoch + 1}",
+        )
+        named = {
             "epoch": epoch + 1,
             "kl_weight": kl_weight,
             "loss": reconstruction + kl_weight * kl,
@@ -163,6 +296,7 @@ def train(
             "val_reconstruction": val_reconstruction,
             "val_kl": val_kl,
         }
-        rows.writerow({key: round(value, 6) for key, value in row.items()})
-        history.flush()
-        after_epoch(row)
+        state.end_epoch(named)
+        rows.write(state.history[epoch])
+        save()
+        after_epoch(named)

@@ -1,0 +1,317 @@
+"""Exact resume: killed or stopped at any moment, a training ends as if it had never been."""
+
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from test_pipeline import Study
+
+from facevae.checkpoints import Checkpoint, state_key
+from facevae.datasets import Shards, training_batches
+from facevae.determinism import make_repeatable
+from facevae.errors import StoppedError, UserError
+from facevae.model_files import save_model
+from facevae.networks import VAE
+from facevae.training import train
+
+# Processes that are forked from one that has imported TensorFlow, and done nothing with it.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["facevae.model_files", "facevae.training"])
+
+
+def _train(
+    shards: Path,
+    folder: Path,
+    stop_requested: Callable[[], bool] = lambda: False,
+    epochs: int = 6,
+    seconds: float = 0.02,
+) -> None:
+    """As the stage does it, with checkpoints much more often and all that is random switched on."""
+    keras.utils.clear_session()  # names are in the model, too, and count up
+    make_repeatable(1)
+    vae = VAE(
+        image_size=16, filters=[8, 8], kernel_sizes=[3, 3], strides=[4, 2], latent_size=4,
+        inter_dense=8, kl_weight=0.1, dropout=0.1,
+    )  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    with (
+        Checkpoint(folder / "states" / "one", seconds) as checkpoint,
+        open(folder / "history.csv", "w", encoding="utf-8") as history,
+    ):
+        train(
+            vae, Shards(shards), epochs=epochs, batch_size=8, learning_rate=0.003,
+            kl_warmup_epochs=3, seed=1, history=history, checkpoint=checkpoint,
+            stop_requested=stop_requested,
+        )  # fmt: skip
+        save_model(vae, folder / "model.keras")
+        checkpoint.remove()
+
+
+def _start(shards: Path, folder: Path) -> BaseProcess:
+    process = _PROCESSES.Process(target=_train, args=(shards, folder))
+    process.start()
+    return process
+
+
+def _wait_for(condition: Callable[[], object], process: BaseProcess) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert process.is_alive(), "ended too early"
+        assert time.monotonic() - start < 60, "waited in vain"
+    return time.monotonic()
+
+
+def _outcome(folder: Path) -> tuple[bytes, bytes]:
+    assert not list((folder / "states").iterdir()), "the state is removed after success"
+    return (folder / "model.keras").read_bytes(), (folder / "history.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    shards: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[float, tuple[bytes, bytes]]:
+    """How long a training takes, and what comes of it."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    process = _start(shards, folder)
+    start = _wait_for((folder / "history.csv").exists, process)
+    process.join()
+    return time.monotonic() - start, _outcome(folder)
+
+
+def test_resume_after_ten_kills(
+    shards: Path, tmp_path: Path, uninterrupted: tuple[float, tuple[bytes, bytes]]
+) -> None:
+    duration, outcome = uninterrupted
+    moments = random.Random(1)
+    kills = trainings = 0
+    while kills < 10:
+        folder = tmp_path / str(trainings)
+        process = _start(shards, folder)
+        process.join(moments.uniform(0, duration))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+            print(f"kill {kills} in training {trainings}")
+        else:
+            assert _outcome(folder) == outcome
+            trainings += 1
+    process = _start(shards, folder)
+    process.join()
+    assert _outcome(folder) == outcome
+
+
+def test_resume_after_a_kill_while_a_checkpoint_is_written(
+    shards: Path, tmp_path: Path, uninterrupted: tuple[float, tuple[bytes, bytes]]
+) -> None:
+    _, outcome = uninterrupted
+    state = tmp_path / "states" / "one"
+    before: list[Path] = []
+    for _ in range(5):
+        process = _start(shards, tmp_path)
+        _wait_for((state / "checkpoint.npz").exists, process)
+        _wait_for(lambda: set(state.glob(".*.tmp-*")) - set(before), process)
+        process.kill()
+        process.join()
+        if before := list(state.glob(".*.tmp-*")):
+            break
+    assert before, "never killed while writing"
+    process = _start(shards, tmp_path)
+    process.join()
+    assert _outcome(tmp_path) == outcome
+
+
+@pytest.mark.parametrize("asked", [1, 9, 21], ids=["first step", "validation", "later epoch"])
+def test_resume_after_a_stop(
+    shards: Path,
+    tmp_path: Path,
+    uninterrupted: tuple[float, tuple[bytes, bytes]],
+    asked: int,
+) -> None:
+    _, outcome = uninterrupted
+    answers = iter([*[False] * (asked - 1), True])
+    # It is asked after each of six training and of one validation batch an epoch.
+    epoch, step = divmod(asked - 1, 7)
+    sentence = f"stopped in epoch {epoch + 1}, after step {min(step + 1, 6)} of 6"
+    with pytest.raises(StoppedError, match=sentence):
+        _train(shards, tmp_path, lambda: next(answers), seconds=3600)
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert rows == outcome[1].decode().splitlines()[: 1 + epoch]
+    _train(shards, tmp_path)
+    assert _outcome(tmp_path) == outcome
+
+
+def test_resume_reads_the_batches_that_were_left(shards: Path) -> None:
+    def batches(skip: int) -> list[dict[str, np.ndarray]]:
+        dataset = training_batches(
+            Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=2, skip=skip
+        )
+        assert len(dataset) == 6 - skip
+        return [{key: value.numpy() for key, value in batch.items()} for batch in dataset]
+
+    whole = batches(0)
+    for skip in (1, 4, 6):
+        for left, expected in zip(batches(skip), whole[skip:], strict=True):
+            for key, value in expected.items():
+                np.testing.assert_array_equal(left[key], value)
+
+
+def test_resume_state_has_one_user(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "one"):
+        with (
+            pytest.raises(UserError, match=rf"already \(process {os.getpid()} on .+\); wait"),
+            Checkpoint(tmp_path / "one"),
+        ):
+            pass
+        with Checkpoint(tmp_path / "another"):
+            pass
+    with Checkpoint(tmp_path / "one"):
+        pass
+
+
+def test_resume_states_are_bounded_in_number(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "oldest") as oldest:
+        oldest.write({"x": np.ones(1)})
+        for number in range(12):
+            with Checkpoint(tmp_path / f"state-{number}") as checkpoint:
+                checkpoint.write({"x": np.full(1, number)})
+            os.utime(tmp_path / f"state-{number}", (number, number))
+        os.utime(tmp_path / "oldest", (0, 0))
+        with Checkpoint(tmp_path / "newest") as newest:
+            newest.write({"x": np.ones(1)})
+        names = {path.name for path in tmp_path.iterdir()}
+    # The oldest is in use; eight are kept beside it.
+    assert names == {"oldest", "newest", *(f"state-{number}" for number in range(5, 12))}
+
+
+def test_resume_state_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "one") as checkpoint:
+        checkpoint.write({"x": np.arange(1000)})
+        file = tmp_path / "one" / "checkpoint.npz"
+        file.write_bytes(file.read_bytes()[:500])
+        with pytest.raises(UserError, match=r"checkpoint.npz: is damaged .+; delete it"):
+            checkpoint.read()
+
+
+def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
+    data, code = tmp_path / "data", tmp_path / "code.py"
+    data.write_bytes(b"images")
+    code.write_bytes(b"print()")
+
+    def key(**settings: int) -> str:
+        return state_key({"epochs": 2, **settings}, data=[str(data)], code=[code])
+
+    first = key()
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert key() == first
+    others = {key(epochs=3)}
+    data.write_bytes(b"others")
+    others.add(key())
+    data.write_bytes(b"images")
+    code.write_bytes(b"print(1)")
+    others.add(key())
+    assert len({first} | others) == 4
+
+
+def test_resume_state_stays_good_when_the_loss_is_not_finite(shards: Path, tmp_path: Path) -> None:
+    make_repeatable(1)
+    vae = VAE(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=4)
+    with Checkpoint(tmp_path / "one", seconds=0) as checkpoint, open(os.devnull, "w") as history:
+        with pytest.raises(UserError, match=r"term is (nan|inf) .*in epoch 1, step \d; try"):
+            train(
+                vae, Shards(shards), epochs=1, batch_size=8, learning_rate=1e20,
+                kl_warmup_epochs=0, seed=1, history=history, checkpoint=checkpoint,
+            )  # fmt: skip
+        left = checkpoint.read()
+    assert left is not None
+    assert all(np.isfinite(value).all() for key, value in left.items() if key != "history")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -> None:
+    code = (
+        "import os, _stage, facevae.errors as errors\n"
+        "def stage():\n"
+        "    stop_requested = _stage.stop_on_signals()\n"
+        "    assert not stop_requested()\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    assert stop_requested()\n"
+        "    raise errors.StoppedError('stopped in epoch 2, after step 3 of 6')\n"
+        "_stage.run(stage)\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=project / "stages", text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 128 + number
+    assert done.stderr == (
+        "stopped in epoch 2, after step 3 of 6; the same command again goes on from there\n"
+    )
+
+
+def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
+    """Killed with all its processes, ended by SIGTERM, and gone on with to the end."""
+    study = Study(tmp_path / "study", project)
+    params = yaml.safe_load((study.folder / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["epochs"] = 16
+    (study.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    study.dvc("repro", "prepare")
+    history = study.folder / "reports" / "direct" / "history.csv"
+    states = study.folder / ".facevae" / "checkpoints"
+
+    def epochs() -> int:
+        return len(history.read_text().splitlines()) - 1 if history.exists() else -1
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "train@direct"], cwd=study.folder,
+            env=study.environment(), start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def wait_for(count: int, process: subprocess.Popen) -> None:
+        deadline = time.monotonic() + 120
+        while epochs() < count:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    killed = start()
+    wait_for(3, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    reached = epochs()
+    assert 3 <= reached < 16
+    assert study.git("status", "--porcelain", "--", ".facevae") == ""
+    history.unlink()
+
+    ended = start()
+    wait_for(reached, ended)
+    (owner,) = states.glob("direct-*/owner.txt")
+    os.kill(int(owner.read_text().split()[1]), signal.SIGTERM)
+    output = ended.communicate(timeout=20)[0]
+    assert ended.returncode != 0
+    assert re.search(r"stopped in epoch \d+, after step \d+ of 10; the same command again", output)
+
+    study.dvc("repro", "train@direct")
+    assert not list(states.iterdir())
+    again = tmp_path / "direct.keras"
+    subprocess.run(
+        [sys.executable, "stages/train.py", "--shards", "data/tfrecords", "--inter-dense", "0",
+         "--model", str(again), "--history", f"{tmp_path}/history.csv"],
+        cwd=study.folder, check=True,
+    )  # fmt: skip
+    assert again.read_bytes() == (study.folder / "models" / "direct.keras").read_bytes()
+    assert (tmp_path / "history.csv").read_bytes() == history.read_bytes()
