@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from typing import Any
 
 from tqdm import tqdm
@@ -48,6 +49,10 @@ def main() -> None:
         "epochs": training.epochs,
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
+        "learning_rate_schedule": training.learning_rate_schedule,
+        "warmup_steps": training.warmup_steps,
+        "gradient_clip_norm": training.gradient_clip_norm,
+        "early_stopping_patience": training.early_stopping_patience,
         "kl_warmup_epochs": parameters.loss.kl_warmup_epochs,
         "seed": training.seed,
     }
@@ -79,7 +84,7 @@ def main() -> None:
         def after_epoch(row: dict[str, float]) -> None:
             validation["val_loss"] = f"{row['val_loss']:.1f}"
 
-        train(
+        kept = train(
             vae,
             shards,
             **settings,
@@ -91,6 +96,8 @@ def main() -> None:
             after_epoch=after_epoch,
         )
         save_model(vae, options.model)
+        if training.early_stopping_patience is not None:
+            bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
         # An orphan's model is deleted by whoever runs the stage next: DVC has not noted it.
         if os.getppid() == caller:
             checkpoint.remove()

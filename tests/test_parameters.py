@@ -54,6 +54,10 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("loss", "kl_weight", float("nan")),
         ("train", "batch_size", 12.5),
         ("train", "learning_rate", 0),
+        ("train", "learning_rate_schedule", "linear"),
+        ("train", "warmup_steps", -1),
+        ("train", "gradient_clip_norm", 0),
+        ("train", "early_stopping_patience", 0),
         ("train", "seed", -1),
     ],
 )

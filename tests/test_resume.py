@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,8 +36,8 @@ def _train(
     shards: Path,
     folder: Path,
     stop_requested: Callable[[], bool] = lambda: False,
-    epochs: int = 6,
     seconds: float = 0.02,
+    **changes: Any,
 ) -> None:
     """As the stage does it, with checkpoints much more often and all that is random switched on."""
     keras.utils.clear_session()  # names are in the model, too, and count up
@@ -51,9 +52,12 @@ def _train(
         open(folder / "history.csv", "w", encoding="utf-8") as history,
     ):
         train(
-            vae, Shards(shards), epochs=epochs, batch_size=8, learning_rate=0.003,
-            kl_warmup_epochs=3, seed=1, history=history, checkpoint=checkpoint,
+            vae, Shards(shards), history=history, checkpoint=checkpoint,
             stop_requested=stop_requested,
+            **{
+                "epochs": 6, "batch_size": 8, "learning_rate": 0.003, "kl_warmup_epochs": 3,
+                "seed": 1, **changes,
+            },
         )  # fmt: skip
         save_model(vae, folder / "model.keras")
         checkpoint.remove()
@@ -151,6 +155,21 @@ def test_resume_after_a_stop(
     assert rows == outcome[1].decode().splitlines()[: 1 + epoch]
     _train(shards, tmp_path)
     assert _outcome(tmp_path) == outcome
+
+
+def test_resume_with_schedule_clipping_and_early_stopping(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "epochs": 8, "learning_rate": 0.1, "learning_rate_schedule": "cosine", "warmup_steps": 9,
+        "gradient_clip_norm": 5.0, "early_stopping_patience": 2,
+    }  # fmt: skip
+    _train(shards, tmp_path / "whole", **changes)
+    epochs = len((tmp_path / "whole" / "history.csv").read_text().splitlines()) - 1
+    assert epochs < 8, "it is to stop early"
+    answers = iter([*[False] * (7 * (epochs - 1)), True])
+    with pytest.raises(StoppedError):
+        _train(shards, tmp_path / "stopped", lambda: next(answers), **changes)
+    _train(shards, tmp_path / "stopped", **changes)
+    assert _outcome(tmp_path / "stopped") == _outcome(tmp_path / "whole")
 
 
 def test_resume_reads_the_batches_that_were_left(shards: Path) -> None:

@@ -13,7 +13,7 @@ from facevae.datasets import Shards, images, training_batches
 from facevae.determinism import make_repeatable
 from facevae.errors import UserError
 from facevae.networks import VAE
-from facevae.optimizers import FusedAdam
+from facevae.optimizers import FusedAdam, WarmUp
 from facevae.training import kl_weight_at, split_terms, train, training_step, validation_step
 
 
@@ -116,6 +116,47 @@ def test_fused_adam_is_kerass() -> None:
     # The same arithmetic in another order; a step is about 0.01.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
     assert np.abs(np.asarray(ours) - start).mean() > 0.01
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_learning_rate_grows_linearly_then_falls_as_a_cosine(warmup: int) -> None:
+    steps = np.arange(warmup + 12)
+    rising = np.minimum(1, (steps + 1) / (warmup + 1))
+    constant, cosine = WarmUp(0.3, warmup, None), WarmUp(0.3, warmup, 10)
+    np.testing.assert_allclose([constant(step) for step in steps], 0.3 * rising, rtol=1e-6)
+    falling = np.cos(np.pi / 2 * np.clip((steps - warmup) / 10, 0, 1)) ** 2
+    expected = 0.3 * rising * falling
+    np.testing.assert_allclose([cosine(step) for step in steps], expected, atol=1e-7)
+
+
+def test_clipping_shortens_all_gradients_together(shards: Path) -> None:
+    batch = next(
+        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
+    )
+
+    def movement(clip: float | None) -> np.ndarray:
+        make_repeatable(1)
+        vae = _small()
+        before = [weight.numpy() for weight in vae.trainable_variables]
+        training_step(vae, keras.optimizers.SGD(1e-3), clip)(batch, tf.constant(0.1))
+        after = [weight.numpy() for weight in vae.trainable_variables]
+        moves = (old - new for old, new in zip(before, after, strict=True))
+        return np.concatenate([move.ravel() for move in moves]) / 1e-3
+
+    free = movement(None)
+    norm = float(np.linalg.norm(free))
+    np.testing.assert_array_equal(movement(2 * norm), free)
+    np.testing.assert_allclose(movement(norm / 4), free / 4, rtol=1e-2, atol=1e-3 * norm)
+
+
+def test_early_stopping_keeps_the_best_weights(shards: Path) -> None:
+    vae = _small()
+    _, history = _train(shards, vae, epochs=30, learning_rate=0.1, early_stopping_patience=2)
+    losses = [float(row["val_loss"]) for row in history]
+    assert len(losses) < 30
+    assert int(np.argmin(losses)) == len(losses) - 1 - 2
+    reconstruction, kl = split_terms(validation_step(vae, 1), Shards(shards), "validation", 8)
+    assert reconstruction + 0.1 * kl == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:

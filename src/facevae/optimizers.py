@@ -1,7 +1,42 @@
 """Adam by TensorFlow's fused kernel, with Keras' own as its portable twin."""
 
+import math
+
 import keras
 import tensorflow as tf
+
+
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that grows in equal steps, and then stays or falls as half a cosine to 0.
+
+    Args:
+        learning_rate: the largest; reached after `warmup_steps` steps.
+        warmup_steps: it starts at learning_rate / (warmup_steps + 1).
+        decay_steps: steps from the end of the warm-up to 0 (Loshchilov & Hutter 2016,
+            arXiv 1608.03983, without restarts); None: it stays.
+    """
+
+    def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: int | None) -> None:
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.decay_steps = decay_steps
+
+    def __call__(self, step):
+        """The learning rate of a step, counted from 0; float32."""
+        step = tf.cast(step, tf.float32)
+        rate = self.learning_rate * tf.minimum(1.0, (step + 1.0) / (self.warmup_steps + 1.0))
+        if self.decay_steps is None:
+            return rate
+        progress = tf.clip_by_value((step - self.warmup_steps) / self.decay_steps, 0.0, 1.0)
+        return rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
+
+    def get_config(self) -> dict[str, float | int | None]:
+        return {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "decay_steps": self.decay_steps,
+        }
 
 
 class FusedAdam(keras.optimizers.Adam):

@@ -74,6 +74,10 @@ class Train(_Section):
     epochs: Count
     batch_size: Count
     learning_rate: Number = Field(gt=0, le=1)
+    learning_rate_schedule: Literal["constant", "cosine"]
+    warmup_steps: int = Field(ge=0)
+    gradient_clip_norm: Annotated[Number, Field(gt=0)] | None
+    early_stopping_patience: Count | None
     seed: Seed
 
 

@@ -16,7 +16,7 @@ from facevae.checkpoints import Checkpoint
 from facevae.datasets import Shards, images, noise, steps_per_epoch, training_batches
 from facevae.errors import StoppedError, UserError
 from facevae.networks import VAE
-from facevae.optimizers import FusedAdam
+from facevae.optimizers import FusedAdam, WarmUp
 from facevae.parameters import Encoder, Loss
 
 HISTORY_COLUMNS = (
@@ -63,8 +63,15 @@ def kl_weight_at(epoch: int, kl_weight: float, warmup_epochs: int) -> float:
     return kl_weight * min(1.0, (epoch + 1) / (warmup_epochs + 1))
 
 
-def training_step(vae: VAE, optimizer: keras.Optimizer) -> Callable:
-    """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`."""
+def training_step(
+    vae: VAE, optimizer: keras.Optimizer, gradient_clip_norm: float | None = None
+) -> Callable:
+    """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
+
+    Args:
+        gradient_clip_norm: L2 norm that all gradients together are shortened to if they are
+            longer; None: they are taken as they are.
+    """
     optimizer.build(vae.trainable_variables)
 
     @tf.function(reduce_retracing=True)
@@ -74,6 +81,8 @@ def training_step(vae: VAE, optimizer: keras.Optimizer) -> Callable:
             reconstruction, kl = vae.loss_terms(batch["images"], outputs)
             loss = reconstruction + kl_weight * kl
         gradients = tape.gradient(loss, vae.trainable_variables)
+        if gradient_clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, gradient_clip_norm)
         optimizer.apply(gradients, vae.trainable_variables)
         return tf.stack([reconstruction, kl])
 
@@ -130,21 +139,33 @@ class _State:
         step: steps taken in the epoch after them.
         totals: the two terms, summed over these steps; (2,) float32.
         history: a row per epoch, NaN in those to come; (epochs, columns) float64.
+        best: the weights after the epoch of the smallest validation loss; None if not wanted.
     """
 
-    def __init__(self, vae: VAE, optimizer: keras.Optimizer, epochs: int) -> None:
+    def __init__(
+        self, vae: VAE, optimizer: keras.Optimizer, epochs: int, *, keep_best: bool
+    ) -> None:
         self.epoch = 0
         self.step = 0
         self.totals = np.zeros(2, np.float32)
         self.history = np.full((epochs, len(HISTORY_COLUMNS)), np.nan)
         # The VAE's include the statistics of batch normalisation and the seeds of dropout.
         self._variables = [*vae.variables, *optimizer.variables]
+        self._weights = vae.weights
+        self.best = [weight.numpy() for weight in vae.weights] if keep_best else None
 
     def end_epoch(self, row: dict[str, float]) -> None:
         self.history[self.epoch] = [row[column] for column in HISTORY_COLUMNS]
         self.epoch += 1
         self.step = 0
+        if self.best is not None and self.best_epoch() == self.epoch:
+            self.best = [weight.numpy() for weight in self._weights]
         self.totals = np.zeros(2, np.float32)
+
+    def best_epoch(self) -> int:
+        """The first epoch, counted from 1, with the smallest validation loss; 0 before its end."""
+        losses = self.history[: self.epoch, HISTORY_COLUMNS.index("val_loss")]
+        return 1 + int(np.argmin(losses)) if len(losses) else 0
 
     def arrays(self) -> dict[str, np.ndarray]:
         """For a checkpoint.
@@ -163,6 +184,7 @@ class _State:
             "totals": self.totals,
             "history": self.history,
             **{f"variable_{number}": value for number, value in enumerate(variables)},
+            **{f"best_{number}": value for number, value in enumerate(self.best or [])},
         }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -172,6 +194,8 @@ class _State:
         self.history = arrays["history"]
         for number, variable in enumerate(self._variables):
             variable.assign(arrays[f"variable_{number}"])
+        if self.best is not None:
+            self.best = [arrays[f"best_{number}"] for number in range(len(self.best))]
 
 
 class _History:
@@ -207,6 +231,10 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    learning_rate_schedule: str = "constant",
+    warmup_steps: int = 0,
+    gradient_clip_norm: float | None = None,
+    early_stopping_patience: int | None = None,
     kl_warmup_epochs: int,
     seed: int,
     history: TextIO,
@@ -215,11 +243,16 @@ def train(
     on_start: Callable[[int], None] = lambda images_done: None,
     after_step: Callable[[int, float], None] = lambda images_done, loss: None,
     after_epoch: Callable[[dict[str, float]], None] = lambda row: None,
-) -> None:
+) -> int:
     """Train `vae` in place with Adam (Kingma & Ba 2014, arXiv 1412.6980).
 
     Args:
         shards: train and validation splits are used.
+        learning_rate_schedule: "constant", or "cosine", which falls to 0 with the last step.
+        warmup_steps: steps over which the learning rate grows to `learning_rate`.
+        gradient_clip_norm: see `training_step`.
+        early_stopping_patience: stop after so many epochs in a row without a smaller validation
+            loss, and go back to the weights of the epoch that had the smallest; None: never.
         kl_warmup_epochs: epochs over which the KL weight grows to `vae.kl_weight`.
         history: gets one CSV row an epoch, flushed at once. Validation terms are those of the
             full KL weight, so that epochs of a warm-up can be compared.
@@ -231,15 +264,24 @@ def train(
         after_step: called with the images seen so far and the loss of the step's batch.
         after_epoch: called with the epoch's history row.
 
+    Returns:
+        The epoch, counted from 1, whose weights `vae` has now.
+
     Raises:
         UserError: too few images for one batch; a loss that is not finite.
         StoppedError: `stop_requested`; the checkpoint has the state.
     """
     steps = steps_per_epoch(shards, batch_size)
-    optimizer = FusedAdam(learning_rate)
-    step = training_step(vae, optimizer)
+    schedule: float | WarmUp = learning_rate
+    if learning_rate_schedule == "cosine":
+        schedule = WarmUp(learning_rate, warmup_steps, max(1, epochs * steps - warmup_steps))
+    elif warmup_steps:
+        schedule = WarmUp(learning_rate, warmup_steps, None)
+    optimizer = FusedAdam(schedule)
+    step = training_step(vae, optimizer, gradient_clip_norm)
     evaluate = validation_step(vae, seed)
-    state = _State(vae, optimizer, epochs)
+    patience = early_stopping_patience
+    state = _State(vae, optimizer, epochs, keep_best=patience is not None)
     if checkpoint and (saved := checkpoint.read()):
         state.restore(saved)
     rows = _History(history)
@@ -261,6 +303,8 @@ def train(
 
     on_start((state.epoch * steps + state.step) * batch_size)
     for epoch in range(state.epoch, epochs):
+        if patience is not None and epoch - state.best_epoch() >= patience:
+            break
         kl_weight = kl_weight_at(epoch, vae.kl_weight, kl_warmup_epochs)
         weight = tf.constant(kl_weight, tf.float32)
         batches = training_batches(
@@ -300,3 +344,7 @@ def train(
         rows.write(state.history[epoch])
         save()
         after_epoch(named)
+    if state.best is None:
+        return state.epoch
+    vae.set_weights(state.best)
+    return state.best_epoch()
