@@ -22,9 +22,9 @@ def main() -> None:
 
     make_repeatable(0)
     shards = Shards(options.shards)
-    # The cost first: its peak memory is this process' so far. It spoils the weights.
-    cost = measure_training(load_model(options.model), shards, batch_size)
-    with counting("Evaluating", " images") as progress:
+    with shards, counting("Evaluating", " images") as progress:
+        # The cost first: its peak memory is this process' so far. It spoils the weights.
+        cost = measure_training(load_model(options.model), shards, batch_size)
         metrics = evaluate(
             load_model(options.model), shards, batch_size=batch_size, progress=progress
         )

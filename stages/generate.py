@@ -35,7 +35,8 @@ def main() -> None:
             f"generate.rows, generate.columns: {rows} x {columns} needs {needed} held-out images, "
             f"and the test split has {shards.counts['test']}; ask for fewer"
         )
-    held_out = next(iter(images(shards, "test", needed))).numpy()
+    with shards:
+        held_out = next(iter(images(shards, "test", needed))).numpy()
 
     save_grid(samples(vae, rows * columns, settings.seed), columns, options.samples)
 

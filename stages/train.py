@@ -65,6 +65,7 @@ def main() -> None:
     )
     state = state_folder() / "checkpoints" / f"{options.model.stem}-{key}"
     with contextlib.ExitStack() as stack:
+        stack.enter_context(shards)
         checkpoint = stack.enter_context(Checkpoint(state))
         options.history.parent.mkdir(parents=True, exist_ok=True)
         # It may be a link into DVC's cache, which must not be written through.

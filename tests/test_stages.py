@@ -52,3 +52,21 @@ def test_missing_shards_are_a_sentence(project: Path, tmp_path: Path) -> None:
         f"{tmp_path}: holds no manifest.json; write the shards first: dvc repro\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_damaged_shard_is_a_sentence(project: Path, shards: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for path in shards.iterdir():
+        content = bytearray(path.read_bytes())
+        if path.name.startswith("train-00001"):
+            content[len(content) // 2] ^= 1
+        (folder / path.name).write_bytes(content)
+    done = _run(
+        project, "train", "--shards", str(folder), "--inter-dense", "0",
+        "--model", f"{tmp_path}/m.keras", "--history", f"{tmp_path}/h.csv",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "train-00001-of-00003.tfrecord: record 11 is damaged; write the shards" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m.keras").exists()
