@@ -56,7 +56,7 @@ def test_records_hold_names_in_order_and_all_images(shards: Path, source: Path) 
             for record in records:
                 features = tf.train.Example.FromString(record.numpy()).features.feature
                 found.append(features["name"].bytes_list.value[0].decode())
-        assert found == names
+        assert found == [name.decode() for name in names]
         assert entry["images"] == len(names)
     assert {path.name for path in shards.iterdir()} == files | {"manifest.json"}
     assert len(manifest["splits"]["train"]["shards"]) == 3
@@ -66,7 +66,7 @@ def test_pixels_survive_the_way_into_a_batch(shards: Path, source: Path) -> None
     read = np.concatenate([batch.numpy() for batch in images(Shards(shards), "test", 4)])
     jpegs = _jpegs(source)
     for index, name in enumerate(read_partition(source / "list_eval_partition.txt")["test"]):
-        whole = Image.open(io.BytesIO(jpegs[name]))
+        whole = Image.open(io.BytesIO(jpegs[name.decode()]))
         small = whole.crop((15, 35, 163, 183)).resize((16, 16), Image.Resampling.BOX)
         np.testing.assert_array_equal(np.round(read[index] * 255), np.asarray(small))
 

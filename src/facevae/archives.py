@@ -48,8 +48,8 @@ class Member(NamedTuple):
     encrypted: bool
 
 
-def _directory(file: BinaryIO) -> tuple[bytes, int]:
-    """The directory's bytes, and how many bytes stand before the archive proper."""
+def _find_directory(file: BinaryIO) -> tuple[int, int]:
+    """Go to the directory's start: its length in bytes, and how many stand before the archive."""
     length = file.seek(0, 2)
     file.seek(max(0, length - _END.size - _LONGEST_COMMENT - _END_64_LOCATOR.size))
     tail_start = file.tell()
@@ -74,7 +74,7 @@ def _directory(file: BinaryIO) -> tuple[bytes, int]:
     if before < 0:
         raise UserError("is not a whole zip file: its directory lies where the file has no bytes")
     file.seek(before + offset)
-    return file.read(size), before
+    return size, before
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
@@ -83,23 +83,17 @@ def members(file: BinaryIO) -> Iterator[Member]:
     Raises:
         UserError: not a zip, or not a whole one.
     """
-    directory, before = _directory(file)
-    position = 0
-    while position < len(directory):
-        if directory[position : position + 4] != b"PK\1\2":
+    left, before = _find_directory(file)
+    while left > 0:
+        entry = file.read(_DIRECTORY.size)
+        if len(entry) < _DIRECTORY.size or entry[:4] != b"PK\1\2":
             raise UserError("is not a whole zip file: its directory is damaged")
-        try:
-            fields = _DIRECTORY.unpack_from(directory, position)
-        except struct.error:
-            raise UserError("is not a whole zip file: its directory is cut short") from None
-        flags, method = fields[3], fields[4]
-        crc, packed, size, name_length, extra_length, comment_length = fields[7:13]
-        offset = fields[16]
-        start = position + _DIRECTORY.size
-        name = directory[start : start + name_length]
-        start += name_length
-        extra = directory[start : start + extra_length]
-        position = start + extra_length + comment_length
+        (_, _, _, flags, method, _, _, crc, packed, size, name_length, extra_length,
+         comment_length, _, _, _, offset) = _DIRECTORY.unpack(entry)  # fmt: skip
+        name = file.read(name_length)
+        extra = file.read(extra_length)
+        file.read(comment_length)
+        left -= _DIRECTORY.size + name_length + extra_length + comment_length
         if 0xFFFFFFFF in (size, packed, offset):
             size, packed, offset = _zip64(extra, size, packed, offset)
         if not name.endswith(b"/"):

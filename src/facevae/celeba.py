@@ -50,33 +50,53 @@ def check_source(source: Path) -> None:
         )
 
 
-def read_partition(path: Path) -> dict[str, list[str]]:
-    """Image names per split, sorted, from a list_eval_partition.txt.
+def read_partition(path: Path) -> dict[str, np.ndarray]:
+    """Image names per split, sorted arrays of bytes, from a list_eval_partition.txt.
 
     Raises:
         UserError: a line is not "name split", a split is unknown, a name stands twice.
     """
-    names: dict[str, list[str]] = {split: [] for split in SPLITS}
-    seen: set[str] = set()
+    names: dict[str, _Names] = {split: _Names() for split in SPLITS}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                fields = line.split()
+                if not fields:
+                    continue
+                if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+                    raise UserError(
+                        f"{path}: line {number}: expected '000001.jpg 0' (0 train, 1 validation, "
+                        f"2 test, no header), found {line.strip()[:80]!r}"
+                    )
+                names[SPLITS[int(fields[1])]].append(fields[0].encode())
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        fields = line.split()
-        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
-            raise UserError(
-                f"{path}: line {number}: expected '000001.jpg 0' (0 train, 1 validation, 2 test, "
-                f"no header), found {line.strip()[:80]!r}"
-            )
-        name, split = fields
-        if name in seen:
-            raise UserError(f"{path}: line {number}: {name} stands there a second time")
-        seen.add(name)
-        names[SPLITS[int(split)]].append(name)
-    return {split: sorted(members) for split, members in names.items()}
+    splits = {split: np.sort(members.array()) for split, members in names.items()}
+    everything = np.sort(np.concatenate(list(splits.values())))
+    twice = everything[1:][everything[1:] == everything[:-1]]
+    if len(twice):
+        name = twice[0].decode()
+        with open(path, encoding="utf-8") as lines:
+            places = [number for number, line in enumerate(lines, 1) if line.split()[:1] == [name]]
+        raise UserError(f"{path}: line {places[1]}: {name} stands there a second time")
+    return splits
+
+
+class _Names:
+    """A growing list of byte strings in the memory of an array."""
+
+    def __init__(self) -> None:
+        self._latest: list[bytes] = []
+        self._arrays = [np.empty(0, "S1")]
+
+    def append(self, name: bytes) -> None:
+        self._latest.append(name)
+        if len(self._latest) == 4096:
+            self._arrays.append(np.array(self._latest))
+            self._latest.clear()
+
+    def array(self) -> np.ndarray:
+        return np.concatenate([*self._arrays, np.array(self._latest, "S")])
 
 
 def store_path(source: Path) -> Path:
@@ -99,24 +119,26 @@ def list_images(source: Path) -> np.ndarray:
     """
     path = store_path(source)
     if path.is_dir():
-        names = [os.fsencode(entry.name) for entry in os.scandir(path) if _is_image(entry.name)]
-        if not names:
+        names = np.array(
+            [os.fsencode(file.name) for file in os.scandir(path) if _is_image(file.name)]
+        )
+        if not len(names):
             raise UserError(
                 f"{path}: holds no images (.jpg, .jpeg, .png); a folder deeper, perhaps?"
             )
-        places = bytes(_PLACE.size * len(names))
+        places = bytearray(_PLACE.size * len(names))
     else:
         try:
             names, places = _archived(path)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-    width = max(map(len, names))
-    table = np.empty(len(names), [("name", f"S{width}"), *_PLACE_FIELDS])
-    table["name"] = names
+    table = np.empty(len(names), [("name", names.dtype), *_PLACE_FIELDS])
+    order = np.argsort(names, kind="stable")
+    table["name"] = names[order]
     place = np.frombuffer(places, _PLACE_FIELDS)
     for field, _ in _PLACE_FIELDS:
-        table[field] = place[field]
-    return table[np.argsort(table["name"], kind="stable")]
+        table[field] = place[field][order]
+    return table
 
 
 # Offset, packed size, size, CRC-32 and method of a member; zeros for a file of its own.
@@ -134,8 +156,8 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith((".jpg", ".jpeg", ".png"))
 
 
-def _archived(path: Path) -> tuple[list[bytes], bytes]:
-    names: list[bytes] = []
+def _archived(path: Path) -> tuple[np.ndarray, bytearray]:
+    names = _Names()
     places = bytearray()
     home, inner_archive = None, None
     with open(path, "rb") as file:
@@ -163,11 +185,11 @@ def _archived(path: Path) -> tuple[list[bytes], bytes]:
             if max(member.packed, member.size) > _LARGEST_FILE:
                 place = member.offset, 0, _LARGEST_FILE + 1, 0, 0
             places += _PLACE.pack(*place)
-    if inner_archive and not names:
+    if inner_archive and not places:
         raise UserError(f"holds another archive, {inner_archive}, and no images: unpack it once")
-    if not names:
+    if not places:
         raise UserError("holds no images (.jpg, .jpeg, .png)")
-    return names, bytes(places)
+    return names.array(), places
 
 
 # No photograph's file; unpacking more would only fill the memory.

@@ -287,17 +287,14 @@ def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
     check_source(source)
     images = list_images(source)
     names = images["name"]
-    listed = {
-        split: np.array([os.fsencode(name) for name in members], "S")
-        for split, members in read_partition(source / PARTITION).items()
-    }
-    everything = np.concatenate(list(listed.values()))
+    listed = read_partition(source / PARTITION)
+    everything = np.sort(np.concatenate(list(listed.values())))
     twice = names[1:][names[1:] == names[:-1]]
     bad = {
         os.fsdecode(name): reason
         for which, reason in (
-            (everything[~np.isin(everything, names)], f"is in {PARTITION}, but nowhere else"),
-            (names[~np.isin(names, everything)], f"is not in {PARTITION}, so in no split"),
+            (everything[~_among(everything, names)], f"is in {PARTITION}, but nowhere else"),
+            (names[~_among(names, everything)], f"is not in {PARTITION}, so in no split"),
             (twice, "stands in the archive more than once"),
         )
         for name in which.tolist()
@@ -306,8 +303,16 @@ def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
     for split, members in listed.items():
         within = members[: limits[split]]
         beyond[split] = len(members) - len(within)
-        chosen[split] = images[np.isin(names, within) & ~np.isin(names, twice)]
+        chosen[split] = images[_among(names, within) & ~_among(names, twice)]
     return _Plan(chosen, bad, beyond)
+
+
+def _among(names: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each name whether it is one of the sorted others; `np.isin` in a tenth of its memory."""
+    if not len(others):
+        return np.zeros(len(names), bool)
+    places = np.searchsorted(others, names)
+    return others[np.minimum(places, len(others) - 1)] == names
 
 
 def _judge(
