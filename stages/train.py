@@ -32,19 +32,22 @@ def main() -> None:
     from facevae.checkpoints import Checkpoint, state_key
     from facevae.datasets import Shards, steps_per_epoch
     from facevae.determinism import make_repeatable
+    from facevae.devices import is_chief, visible_devices, workers_alive
     from facevae.model_files import save_model
     from facevae.training import build_vae, train
 
     stop_requested = stop_on_signals()
     training = parameters.train
-    make_repeatable(training.seed)
     shards = Shards(options.shards)
-    vae = build_vae(
-        parameters.encoder,
-        parameters.loss,
-        image_size=shards.image_size,
-        inter_dense=options.inter_dense,
-    )
+    strategy = visible_devices()
+    make_repeatable(training.seed)
+    with strategy.scope():
+        vae = build_vae(
+            parameters.encoder,
+            parameters.loss,
+            image_size=shards.image_size,
+            inter_dense=options.inter_dense,
+        )
     settings: dict[str, Any] = {
         "epochs": training.epochs,
         "batch_size": training.batch_size,
@@ -56,6 +59,11 @@ def main() -> None:
         "kl_warmup_epochs": parameters.loss.kl_warmup_epochs,
         "seed": training.seed,
     }
+    if not is_chief(strategy):
+        with workers_alive(strategy), open(os.devnull, "w") as history:
+            train(vae, shards, **settings, history=history, stop_requested=stop_requested)
+        return
+
     name = f"Training {options.model.stem}"
     images = training.epochs * steps_per_epoch(shards, training.batch_size) * training.batch_size
     key = state_key(
@@ -66,6 +74,7 @@ def main() -> None:
     state = state_folder() / "checkpoints" / f"{options.model.stem}-{key}"
     with contextlib.ExitStack() as stack:
         stack.enter_context(shards)
+        stack.enter_context(workers_alive(strategy))
         checkpoint = stack.enter_context(Checkpoint(state))
         options.history.parent.mkdir(parents=True, exist_ok=True)
         # It may be a link into DVC's cache, which must not be written through.

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from facevae.dropout import SplitDropout
 from facevae.errors import UserError
 from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
 from facevae.normalization import MOMENTUM, FusedBatchNormalization
@@ -19,7 +20,7 @@ def _activate(x, name: str, *, activation: str, batch_normalization: bool, dropo
         x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_normalization")(x)
     x = keras.layers.Activation(activation, name=f"{name}_activation")(x)
     if dropout:
-        x = keras.layers.Dropout(dropout, name=f"{name}_dropout")(x)
+        x = SplitDropout(dropout, name=f"{name}_dropout")(x)
     return x
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from facevae.checkpoints import Checkpoint
 from facevae.datasets import Shards, images, noise, steps_per_epoch, training_batches
+from facevae.devices import Workers, check_batch_size, split_batches
 from facevae.errors import StoppedError, UserError
 from facevae.networks import VAE
 from facevae.optimizers import FusedAdam, WarmUp
@@ -68,23 +69,38 @@ def training_step(
 ) -> Callable:
     """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
 
+    It runs on the devices of the strategy in whose scope `vae` and `optimizer` were made, each with
+    an equal part of the batch, as `split_batches` hands them out.
+
     Args:
         gradient_clip_norm: L2 norm that all gradients together are shortened to if they are
             longer; None: they are taken as they are.
     """
-    optimizer.build(vae.trainable_variables)
+    strategy = vae.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        optimizer.build(vae.trainable_variables)
 
-    @tf.function(reduce_retracing=True)
-    def step(batch, kl_weight):
+    def replica_step(batch, kl_weight):
         with tf.GradientTape() as tape:
             outputs = vae(batch, training=True)
             reconstruction, kl = vae.loss_terms(batch["images"], outputs)
-            loss = reconstruction + kl_weight * kl
+            # The optimizer sums the gradients of all replicas.
+            loss = (reconstruction + kl_weight * kl) / replicas
         gradients = tape.gradient(loss, vae.trainable_variables)
         if gradient_clip_norm is not None:
+            # Their sum is what is to be clipped, and here it is needed before the optimizer's.
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             gradients, _ = tf.clip_by_global_norm(gradients, gradient_clip_norm)
+            gradients = [gradient / replicas for gradient in gradients]
         optimizer.apply(gradients, vae.trainable_variables)
         return tf.stack([reconstruction, kl])
+
+    @tf.function(reduce_retracing=True)
+    def step(batch, kl_weight):
+        terms = strategy.run(replica_step, (batch, kl_weight))
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, terms, axis=None)
 
     return step
 
@@ -246,6 +262,10 @@ def train(
 ) -> int:
     """Train `vae` in place with Adam (Kingma & Ba 2014, arXiv 1412.6980).
 
+    It runs on the devices of the strategy in whose scope `vae` was made, see `facevae.devices`. If
+    these are of several machines, each calls this with the same arguments, but for `checkpoint`,
+    which only the chief has.
+
     Args:
         shards: train and validation splits are used.
         learning_rate_schedule: "constant", or "cosine", which falls to 0 with the last step.
@@ -268,22 +288,28 @@ def train(
         The epoch, counted from 1, whose weights `vae` has now.
 
     Raises:
-        UserError: too few images for one batch; a loss that is not finite.
+        UserError: too few images for one batch; a batch that does not split evenly over the
+            devices; a loss that is not finite; another machine that is gone.
         StoppedError: `stop_requested`; the checkpoint has the state.
     """
     steps = steps_per_epoch(shards, batch_size)
+    strategy = vae.distribute_strategy
+    check_batch_size(strategy, batch_size)
+    workers = Workers(strategy)
     schedule: float | WarmUp = learning_rate
     if learning_rate_schedule == "cosine":
         schedule = WarmUp(learning_rate, warmup_steps, max(1, epochs * steps - warmup_steps))
     elif warmup_steps:
         schedule = WarmUp(learning_rate, warmup_steps, None)
-    optimizer = FusedAdam(schedule)
+    with strategy.scope():
+        optimizer = FusedAdam(schedule)
     step = training_step(vae, optimizer, gradient_clip_norm)
     evaluate = validation_step(vae, seed)
     patience = early_stopping_patience
     state = _State(vae, optimizer, epochs, keep_best=patience is not None)
     if checkpoint and (saved := checkpoint.read()):
         state.restore(saved)
+    state.restore({name: workers.chiefs(value) for name, value in state.arrays().items()})
     rows = _History(history)
     for row in state.history[: state.epoch]:
         rows.write(row)
@@ -293,7 +319,7 @@ def train(
             checkpoint.write(state.arrays())
 
     def pause() -> None:
-        if stop_requested():
+        if workers.any(stop_requested()):
             save()
             raise StoppedError(
                 f"stopped in epoch {state.epoch + 1}, after step {state.step} of {steps}"
@@ -315,7 +341,7 @@ def train(
             epoch=epoch,
             skip=state.step,
         )
-        for batch in batches:
+        for batch in split_batches(strategy, batches, batch_size):
             terms = step(batch, weight).numpy()
             state.step += 1
             state.totals += terms
@@ -324,7 +350,9 @@ def train(
             after_step((epoch * steps + state.step) * batch_size, reconstruction + kl_weight * kl)
             pause()
         reconstruction, kl = (state.totals / np.float32(steps)).tolist()
-        val_reconstruction, val_kl = split_terms(evaluate, shards, "validation", batch_size, pause)
+        # Each machine goes through the whole split, but what decides is the chief's last bit.
+        validation = split_terms(evaluate, shards, "validation", batch_size, pause)
+        val_reconstruction, val_kl = workers.chiefs(np.array(validation)).tolist()
         _check_finite(
             np.array([val_reconstruction, val_kl], np.float32),
             np.float32(vae.kl_weight),

@@ -1,0 +1,208 @@
+"""Several devices and several machines: the losses and the model of one, and a clear end."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from facevae.datasets import Shards
+from facevae.determinism import make_repeatable
+from facevae.devices import check_batch_size, is_chief, visible_devices
+from facevae.errors import UserError
+from facevae.model_files import load_model, save_model
+from facevae.networks import VAE
+from facevae.training import train
+
+# See tests/test_resume.py.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["facevae.model_files", "facevae.training"])
+
+
+def _train(
+    shards: Path, folder: Path, devices: int, config: dict[str, Any], network: dict[str, Any]
+) -> None:
+    """On so many logical CPU devices of this process, which is one worker of `config`."""
+    if config:
+        os.environ["TF_CONFIG"] = json.dumps(config)
+    (processor,) = tf.config.list_physical_devices("CPU")
+    logical = [tf.config.LogicalDeviceConfiguration()] * devices
+    tf.config.set_logical_device_configuration(processor, logical)
+    strategy = visible_devices()
+    workers = len(config["cluster"]["worker"]) if config else 1
+    assert strategy.num_replicas_in_sync == devices * workers
+    make_repeatable(1)
+    with strategy.scope():
+        vae = VAE(
+            image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=4,
+            inter_dense=8, kl_weight=0.1, **network,
+        )  # fmt: skip
+    writes = is_chief(strategy)
+    with open(folder / "history.csv" if writes else os.devnull, "w") as history:
+        train(
+            vae, Shards(shards), history=history, epochs=2, batch_size=8, learning_rate=0.001,
+            gradient_clip_norm=20.0, kl_warmup_epochs=1, seed=1,
+        )  # fmt: skip
+    if writes:
+        save_model(vae, folder / "model.keras")
+
+
+def _outcome(folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    history = np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)
+    return history, load_model(folder / "model.keras").get_weights()
+
+
+def _run(shards: Path, folder: Path, devices: int = 1, workers: int = 1, **network: Any):
+    """History and weights of a training on so many devices of each worker."""
+    folder.mkdir()
+    configs: list[dict[str, Any]] = [{}]
+    if workers > 1:
+        ports = _ports(workers)
+        configs = [_config(index, ports) for index in range(workers)]
+    processes = [
+        _PROCESSES.Process(target=_train, args=(shards, folder, devices, config, network))
+        for config in configs
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return _outcome(folder)
+
+
+def _ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+def _config(index: int, ports: list[int]) -> dict[str, Any]:
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "normalised"])
+def one_device(
+    request: pytest.FixtureRequest, shards: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    network = {"batch_normalization": request.param, "dropout": 0.2}
+    return network, _run(shards, tmp_path_factory.mktemp("one") / "device", **network)
+
+
+@pytest.mark.parametrize(
+    "split", [{"devices": 2}, {"workers": 2}], ids=["two devices", "two workers"]
+)
+def test_distributed_is_the_same_training(
+    shards: Path, tmp_path: Path, one_device, split: dict[str, int]
+) -> None:
+    network, (history, weights) = one_device
+    found_history, found_weights = _run(shards, tmp_path / "split", **split, **network)
+    if network["batch_normalization"]:
+        # A bias in front of it has gradient 0, and Adam makes steps of rounding; the statistics
+        # for inference follow it a few steps behind.
+        np.testing.assert_allclose(found_history[:, :5], history[:, :5], rtol=1e-5)
+        np.testing.assert_allclose(found_history[:, 5], history[:, 5], rtol=1e-3)
+        np.testing.assert_allclose(found_weights[0], weights[0], rtol=0, atol=1e-5)
+    else:
+        np.testing.assert_allclose(found_history, history, rtol=1e-5)
+        for found, weight in zip(found_weights, weights, strict=True):
+            np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5)
+
+
+def test_distributed_batch_must_split_evenly() -> None:
+    class ThreeDevices:
+        num_replicas_in_sync = 3
+
+    with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ over 3 devices"):
+        check_batch_size(ThreeDevices(), 8)
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"cluster": {"worker": ["a:1", "b:2"]}}'])
+def test_distributed_cluster_must_be_tensorflows(
+    monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(UserError, match="TF_CONFIG: must be"):
+        visible_devices()
+
+
+def test_distributed_resumes_after_a_worker_has_died(
+    project: Path, shards: Path, tmp_path: Path
+) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["encoder"] |= {
+        "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2], "latent_size": 4,
+        "batch_normalization": False,
+    }  # fmt: skip
+    params["train"] |= {"batch_size": 8, "epochs": 40, "learning_rate": 1e-4}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    def start(folder: str, config: dict[str, Any]) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(project / "stages" / "train.py"), "--shards", str(shards),
+             "--inter-dense", "8", "--model", f"{folder}/m.keras",
+             "--history", f"{folder}/history.csv"],
+            cwd=tmp_path, env={**os.environ, "TF_CONFIG": json.dumps(config)}, text=True,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def start_two() -> list[subprocess.Popen]:
+        ports = _ports(2)
+        return [start("two", _config(index, ports)) for index in range(2)]
+
+    def epochs() -> int:
+        file = tmp_path / "two" / "history.csv"
+        return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+
+    def end(process: subprocess.Popen, seconds: float) -> tuple[int, str]:
+        try:
+            message = process.communicate(timeout=seconds)[1]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            message = process.communicate()[1]
+        return process.returncode, message
+
+    for victim, enough in ((1, 3), (0, 8)):
+        processes = start_two()
+        (tmp_path / "two" / "history.csv").unlink(missing_ok=True)
+        while epochs() < enough and all(process.poll() is None for process in processes):
+            time.sleep(0.02)
+        processes[victim].kill()
+        died = time.monotonic()
+        status, message = end(processes[1 - victim], 60)
+        end(processes[victim], 0)
+        assert epochs() >= enough, message
+        assert status == 2, message
+        assert "another worker of TF_CONFIG's cluster is gone" in message
+        assert "Traceback" not in message
+        print(f"the other stopped after {time.monotonic() - died:.1f} s")
+    assert epochs() < 40
+
+    (status, message), (other_status, other_message) = (end(x, 120) for x in start_two())
+    assert status == 0, message
+    assert other_status == 0, other_message
+    assert "images/s" in message
+    assert "images/s" not in other_message, "the chief alone shows a bar"
+    status, message = end(start("one", {}), 120)
+    assert status == 0, message
+    found, expected = (
+        np.loadtxt(tmp_path / name / "history.csv", delimiter=",", skiprows=1)
+        for name in ("two", "one")
+    )
+    assert len(found) == 40
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    weights = [load_model(tmp_path / name / "m.keras").get_weights() for name in ("two", "one")]
+    for weight, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
