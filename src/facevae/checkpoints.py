@@ -22,7 +22,7 @@ from facevae.files import written_whole
 # A kill costs at most so much work.
 _SECONDS = 120.0
 
-# Unfinished trainings whose state is kept, the newest; a state of the default model takes 64 MiB.
+# Unfinished trainings whose state is kept, the newest; 65 to 90 MiB each with the default models.
 _KEPT = 8
 
 
