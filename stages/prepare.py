@@ -17,7 +17,11 @@ def main() -> None:
             options.source,
             options.shards,
             ImageSettings(data.crop, data.resize, data.image_size, data.record_format),
-            limits=data.limit.model_dump(),
+            limits={
+                "train": data.limit.train,
+                "validation": data.limit.validation,
+                "test": data.limit.test,
+            },
             images_per_shard=data.images_per_shard,
             on_bad_image=data.on_bad_image,
             max_bad_share=data.max_bad_share,
