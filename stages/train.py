@@ -47,6 +47,7 @@ def main() -> None:
             parameters.loss,
             image_size=shards.image_size,
             inter_dense=options.inter_dense,
+            precision=training.precision,
         )
     settings: dict[str, Any] = {
         "epochs": training.epochs,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from facevae.convolution import SubpixelConv2DTranspose
 from facevae.errors import UserError
 from facevae.model_files import load_model, save_model
 from facevae.networks import VAE
@@ -179,3 +180,26 @@ def test_fused_normalisation_is_kerass() -> None:
     for a, b in zip(theirs.weights, ours.weights, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 9])
+def test_subpixel_convolution_is_the_transposed_one(size: int, stride: int) -> None:
+    """Outputs and gradients of the plain layer."""
+    inputs = tf.random.stateless_normal((2, 5, 5, 4), seed=(1, 2))
+    layers = [
+        layer(3, size, stride, padding="same", bias_initializer="normal")
+        for layer in (keras.layers.Conv2DTranspose, SubpixelConv2DTranspose)
+    ]
+    for layer in layers:
+        layer.build(inputs.shape)
+        layer.set_weights(layers[0].get_weights())
+    results = []
+    for layer in layers:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(outputs**3)
+        results.append([outputs, *tape.gradient(loss, [inputs, *layer.trainable_variables])])
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from facevae.datasets import Shards, images, training_batches
 from facevae.determinism import make_repeatable
 from facevae.errors import UserError
 from facevae.networks import VAE
-from facevae.optimizers import FusedAdam, WarmUp
+from facevae.optimizers import FusedAdam, WarmUp, build_optimizer
 from facevae.training import kl_weight_at, split_terms, train, training_step, validation_step
 
 
@@ -26,10 +27,14 @@ def _small(**changes) -> VAE:
 
 
 def _train(
-    shards: Path, vae: VAE | None = None, dropout: float = 0.0, **changes
+    shards: Path,
+    vae: VAE | None = None,
+    dropout: float = 0.0,
+    precision: str = "float32",
+    **changes,
 ) -> tuple[VAE, list[dict[str, str]]]:
     make_repeatable(1)
-    vae = vae or _small(dropout=dropout)
+    vae = vae or _small(dropout=dropout, precision=precision)
     settings = {
         "epochs": 2, "batch_size": 8, "learning_rate": 0.003, "kl_warmup_epochs": 0, "seed": 1,
     }  # fmt: skip
@@ -49,14 +54,45 @@ def test_it_learns(shards: Path) -> None:
     assert losses[-1] < 0.8 * baseline
 
 
-def test_deterministic_to_the_bit(shards: Path) -> None:
-    first, first_history = _train(shards, dropout=0.1)
-    second, second_history = _train(shards, dropout=0.1)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_deterministic_to_the_bit(shards: Path, precision: str) -> None:
+    settings: dict[str, Any] = {"dropout": 0.1, "precision": precision}
+    first, first_history = _train(shards, **settings)
+    second, second_history = _train(shards, **settings)
     assert first_history == second_history
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    other, _ = _train(shards, dropout=0.1, seed=2)
+    other, _ = _train(shards, **settings, seed=2)
     assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str) -> None:
+    vae = _small(precision=precision)
+    batch = next(
+        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
+    )
+    outputs = vae(batch, training=True)
+    assert {output.dtype for output in outputs.values()} == {tf.float32}
+    assert {term.dtype for term in vae.loss_terms(batch["images"], outputs)} == {tf.float32}
+    optimizer = build_optimizer(0.003, precision)
+    training_step(vae, optimizer)(batch, tf.constant(0.1))
+    floats = [variable for variable in optimizer.variables if "int" not in str(variable.dtype)]
+    assert {str(variable.dtype) for variable in (*vae.weights, *floats)} == {"float32"}
+    hidden = [*vae.encoder.layers[1:-2], *vae.decoder.layers[1:-1]]
+    assert {layer.compute_dtype for layer in hidden} == {precision}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_learns_the_same(shards: Path, precision: str) -> None:
+    _, exact = _train(shards, epochs=8)
+    vae, rounded = _train(shards, epochs=8, precision=precision)
+    assert vae.precision == precision
+    losses = [[float(row["loss"]) for row in rows] for rows in (exact, rounded)]
+    np.testing.assert_allclose(
+        losses[1][-1], losses[0][-1], rtol=0.15
+    )  # float16 leaves its first steps out
+    assert losses[0] != losses[1]
 
 
 def test_history_adds_up(shards: Path) -> None:

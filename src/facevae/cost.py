@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from facevae.datasets import Shards, steps_per_epoch, training_batches
 from facevae.networks import VAE
-from facevae.optimizers import FusedAdam
+from facevae.optimizers import build_optimizer
 from facevae.training import training_step
 
 _WARM_UP_STEPS = 3  # the first compiles, the others find batches already waiting
@@ -54,7 +54,7 @@ def _endless_batches(vae: VAE, shards: Shards, batch_size: int) -> Iterator[Any]
 
 
 def _step_times(vae: VAE, shards: Shards, batch_size: int) -> list[float]:
-    step = training_step(vae, FusedAdam(1e-6))
+    step = training_step(vae, build_optimizer(1e-6, vae.precision))
     kl_weight = tf.constant(vae.kl_weight, tf.float32)
     batches = _endless_batches(vae, shards, batch_size)
     seconds = []

@@ -1,11 +1,13 @@
 """The Encoder, the Decoder and the VAE that joins them, on any Keras backend."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
+from facevae.convolution import SubpixelConv2DTranspose
 from facevae.dropout import SplitDropout
 from facevae.errors import UserError
 from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
@@ -13,6 +15,17 @@ from facevae.normalization import MOMENTUM, FusedBatchNormalization
 from facevae.parameters import shape_mistakes
 
 CHANNELS = 3
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+@contextlib.contextmanager
+def _computing_in(precision: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _activate(x, name: str, *, activation: str, batch_normalization: bool, dropout: float):
@@ -58,8 +71,9 @@ def build_encoder(
     x = keras.layers.Flatten(name="flatten")(x)
     if inter_dense:
         x = keras.layers.Dense(inter_dense, activation=activation, name="inter_dense")(x)
-    mu = keras.layers.Dense(latent_size, name="mu")(x)
-    log_var = keras.layers.Dense(latent_size, name="log_var")(x)
+    # What the losses read is computed in float32, whatever the precision of the rest.
+    mu = keras.layers.Dense(latent_size, dtype="float32", name="mu")(x)
+    log_var = keras.layers.Dense(latent_size, dtype="float32", name="log_var")(x)
     return keras.Model(images, [mu, log_var], name="encoder")
 
 
@@ -87,10 +101,11 @@ def build_decoder(
     for number, (count, kernel, stride) in enumerate(outward, start=1):
         name = f"conv_transpose_{number}"
         last = number == len(filters)
-        x = keras.layers.Conv2DTranspose(
-            count, kernel, stride, padding="same", activation="sigmoid" if last else None, name=name
-        )(x)
-        if not last:
+        layer = SubpixelConv2DTranspose if last else keras.layers.Conv2DTranspose
+        x = layer(count, kernel, stride, padding="same", name=name)(x)
+        if last:
+            x = keras.layers.Activation("sigmoid", dtype="float32", name="pixels")(x)
+        else:
             x = _activate(
                 x,
                 name,
@@ -115,6 +130,8 @@ class VAE(keras.Model):
         dropout: rate after each conv layer's activation.
         reconstruction: "mse" or "bce", see `facevae.losses`.
         kl_weight: factor of the KL term.
+        precision: "float32", or "bfloat16" or "float16" for what the layers compute; the weights,
+            the outputs and the losses are float32.
 
     Attributes:
         encoder, decoder: the two Keras models, usable alone.
@@ -146,6 +163,7 @@ class VAE(keras.Model):
         dropout: float = 0.0,
         reconstruction: str = "mse",
         kl_weight: float = 1.0,
+        precision: str = "float32",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -167,13 +185,16 @@ class VAE(keras.Model):
         self.inter_dense = inter_dense
         self.reconstruction = reconstruction
         self.kl_weight = kl_weight
-        self.encoder = build_encoder(inter_dense=inter_dense, **shared)
-        self.decoder = build_decoder(**shared)
+        self.precision = precision
+        with _computing_in(precision):
+            self.encoder = build_encoder(inter_dense=inter_dense, **shared)
+            self.decoder = build_decoder(**shared)
         self._config = {
             **shared,
             "inter_dense": inter_dense,
             "reconstruction": reconstruction,
             "kl_weight": kl_weight,
+            "precision": precision,
         }
         self.built = True  # both halves have their weights already
 

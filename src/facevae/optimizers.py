@@ -62,3 +62,13 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
+
+
+def build_optimizer(learning_rate: float | WarmUp, precision: str) -> keras.Optimizer:
+    """Adam for networks of this precision.
+
+    float16 has too few exponents for small gradients: there the loss is scaled up, a step whose
+    gradients overflow is left out, and the scale follows (arXiv 1710.03740).
+    """
+    adam = FusedAdam(learning_rate)
+    return keras.optimizers.LossScaleOptimizer(adam) if precision == "float16" else adam

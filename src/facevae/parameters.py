@@ -78,6 +78,7 @@ class Train(_Section):
     warmup_steps: int = Field(ge=0)
     gradient_clip_norm: Annotated[Number, Field(gt=0)] | None
     early_stopping_patience: Count | None
+    precision: Literal["float32", "bfloat16", "float16"]
     seed: Seed
 
 

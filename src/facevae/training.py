@@ -17,7 +17,7 @@ from facevae.datasets import Shards, images, noise, steps_per_epoch, training_ba
 from facevae.devices import Workers, check_batch_size, split_batches
 from facevae.errors import StoppedError, UserError
 from facevae.networks import VAE
-from facevae.optimizers import FusedAdam, WarmUp
+from facevae.optimizers import WarmUp, build_optimizer
 from facevae.parameters import Encoder, Loss
 
 HISTORY_COLUMNS = (
@@ -34,12 +34,20 @@ HISTORY_COLUMNS = (
 _SMALLER_STEPS = "try a smaller train.learning_rate"
 
 
-def build_vae(encoder: Encoder, loss: Loss, *, image_size: int, inter_dense: int) -> VAE:
+def build_vae(
+    encoder: Encoder,
+    loss: Loss,
+    *,
+    image_size: int,
+    inter_dense: int,
+    precision: str = "float32",
+) -> VAE:
     """An untrained VAE from checked parameters.
 
     Args:
         inter_dense: units of the extra Dense layer, 0 for none; stands in the place of
             `encoder.inter_dense`, for the variants differ in it.
+        precision: that of the layers, see `facevae.networks.VAE`.
     """
     return VAE(
         image_size=image_size,
@@ -53,6 +61,7 @@ def build_vae(encoder: Encoder, loss: Loss, *, image_size: int, inter_dense: int
         dropout=encoder.dropout,
         reconstruction=loss.reconstruction,
         kl_weight=loss.kl_weight,
+        precision=precision,
     )
 
 
@@ -86,13 +95,14 @@ def training_step(
             outputs = vae(batch, training=True)
             reconstruction, kl = vae.loss_terms(batch["images"], outputs)
             # The optimizer sums the gradients of all replicas.
-            loss = (reconstruction + kl_weight * kl) / replicas
+            loss = optimizer.scale_loss((reconstruction + kl_weight * kl) / replicas)
         gradients = tape.gradient(loss, vae.trainable_variables)
         if gradient_clip_norm is not None:
             # Their sum is what is to be clipped, and here it is needed before the optimizer's.
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            gradients, _ = tf.clip_by_global_norm(gradients, gradient_clip_norm)
+            longest = optimizer.scale_loss(gradient_clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, longest)
             gradients = [gradient / replicas for gradient in gradients]
         optimizer.apply(gradients, vae.trainable_variables)
         return tf.stack([reconstruction, kl])
@@ -302,7 +312,7 @@ def train(
     elif warmup_steps:
         schedule = WarmUp(learning_rate, warmup_steps, None)
     with strategy.scope():
-        optimizer = FusedAdam(schedule)
+        optimizer = build_optimizer(schedule, vae.precision)
     step = training_step(vae, optimizer, gradient_clip_norm)
     evaluate = validation_step(vae, seed)
     patience = early_stopping_patience
