@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check test lint format bench-data gpu clean
+.PHONY: help repro celeba check test lint format bench-data bench-train gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,11 +34,14 @@ format: $(BIN)/.installed-dev ## repair style and formatting
 bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (15 minutes)
 	$(BIN)/python benchmarks/data.py
 
+bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (20 minutes)
+	$(BIN)/python benchmarks/training.py
+
 gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
 	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
 
-clean: ## delete the environment; data, models and DVC's cache stay
-	rm -rf .venv
+clean: ## delete the environments; data, models and DVC's cache stay
+	rm -rf .venv .venv-peers
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
@@ -52,4 +55,9 @@ $(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv-peers/.installed: requirements-peers.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	@touch $@

@@ -1,0 +1,297 @@
+"""How fast the VAE trains and in how much memory, beside PyTorch, Keras' `fit` and the machine.
+
+All ratios are of one run on one machine: the candidates take turns (see `worker.py`). Ours reads
+its batches from shards; PyTorch and the matrix product have theirs in memory. The images are those
+of CelebA's folder FACEVAE_CELEBA, or drawn faces where it is not set.
+"""
+
+import argparse
+import itertools
+import os
+import random
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
+
+from _stage import load_tensorflow
+from worker import Candidate, ratio, serve, take_turns
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent
+PEERS = PROJECT / ".venv-peers" / "bin" / "python"
+
+BATCH = 128
+INTER_DENSE = 256
+STEPS = 6  # of a turn
+ROUNDS = 9
+EPOCH = 3180  # training images of the sample
+EPOCH_ROUNDS = 5
+MFLOP = 448  # of one image in one step
+MATRIX = 4096
+
+
+def prepared(folder: Path) -> Path:
+    """Shards of 96x96 images, 3,180 of them for training."""
+    from facevae.preparation import ImageSettings, prepare
+    from facevae.synthetic import synthesize
+
+    source = Path(os.environ.get("FACEVAE_CELEBA") or folder / "drawn")
+    if not source.exists():
+        synthesize(source, images=EPOCH * 5 // 4, seed=1)
+    limits = {"train": EPOCH, "validation": 128, "test": 128}
+    shards = folder / "shards"
+    prepare(source, shards, ImageSettings(148, "lanczos", 96), limits=limits, images_per_shard=2048)
+    return shards
+
+
+def serve_ours(options: argparse.Namespace) -> None:
+    """The steps that the train stage takes."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    from facevae.datasets import Shards, training_batches
+    from facevae.determinism import make_repeatable
+    from facevae.networks import VAE
+    from facevae.training import build_optimizer, training_step
+
+    if options.repeatable:
+        make_repeatable(1)
+    vae = VAE(image_size=96, inter_dense=options.inter_dense, precision=options.precision)
+    step = training_step(vae, build_optimizer(1e-3, options.precision))
+    shards = Shards(options.shards)
+
+    def batches() -> Iterator[Any]:
+        for epoch in itertools.count():
+            yield from training_batches(
+                shards, batch_size=options.batch_size, latent_size=256, seed=1, epoch=epoch
+            )
+
+    endless, weight = batches(), tf.constant(1.0)
+
+    def turn(steps: int) -> float:
+        start = time.perf_counter()
+        for batch in itertools.islice(endless, steps):
+            step(batch, weight).numpy()
+        return time.perf_counter() - start
+
+    serve(turn)
+
+
+def serve_matrix_product() -> None:
+    """Products of two square float32 matrices, by TensorFlow."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    left, right = (tf.random.normal((MATRIX, MATRIX)) for _ in range(2))
+    product = tf.function(tf.matmul)
+
+    def turn(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            product(left, right)[0, 0].numpy()
+        return time.perf_counter() - start
+
+    serve(turn)
+
+
+def first_step(arguments: list[str]) -> None:
+    """Run the train stage and leave after its first step."""
+    import facevae.training
+
+    training_step = facevae.training.training_step
+
+    def stopping(*built_from: Any, **settings: Any) -> Any:
+        step = training_step(*built_from, **settings)
+
+        def first(*batch: Any) -> None:
+            step(*batch).numpy()
+            os._exit(0)
+
+        return first
+
+    facevae.training.training_step = stopping
+    sys.argv = ["train.py", *arguments]
+    runpy.run_path(str(PROJECT / "stages" / "train.py"), run_name="__main__")
+
+
+def ours(shards: Path, batch_size: int, *flags: str, inter_dense: int = INTER_DENSE) -> Candidate:
+    """This project's training step, as the train stage takes it if told to be repeatable."""
+    command = [
+        sys.executable, __file__, "ours", "--shards", shards, "--batch-size", batch_size,
+        "--inter-dense", inter_dense, *flags,
+    ]  # fmt: skip
+    return Candidate(command, batch_size)
+
+
+def peers() -> dict[str, Candidate]:
+    """The other programs, by the names that the tables give them."""
+
+    def torch(*flags: str) -> Candidate:
+        command = [PEERS, HERE / "torch_peer.py", "--batch-size", BATCH, *flags]
+        return Candidate(command, BATCH)
+
+    return {
+        "PyTorch, eager": torch(),
+        "PyTorch, channels_last": torch("--channels-last"),
+        "PyTorch, compiled": torch("--compile"),
+        "PyTorch, compiled, channels_last": torch("--channels-last", "--compile"),
+        "PyTorch, bfloat16, channels_last": torch("--channels-last", "--bfloat16"),
+        "Keras, textbook fit": Candidate(
+            [sys.executable, HERE / "keras_peer.py", "--batch-size", BATCH], BATCH
+        ),
+    }
+
+
+def start_seconds(shards: Path, folder: Path, rounds: int = 5) -> tuple[float, float]:
+    """Medians of: process start to the end of the first training step; to TensorFlow imported."""
+    parameters = folder / "params.yaml"
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    content["train"] |= {"batch_size": BATCH}
+    parameters.write_text(yaml.safe_dump(content), encoding="utf-8")
+    stage = [
+        "--params", parameters, "--shards", shards, "--inter-dense", str(INTER_DENSE),
+        "--model", folder / "model.keras", "--history", folder / "history.csv",
+    ]  # fmt: skip
+    commands: list[list[Any]] = [
+        [sys.executable, __file__, "first-step", *stage],
+        [sys.executable, "-c", "import tensorflow"],
+    ]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for command, times in zip(commands, seconds, strict=True):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            times.append(time.perf_counter() - start)
+    first_step, importing = map(statistics.median, seconds)
+    return first_step, importing
+
+
+def print_speed(shards: Path, folder: Path) -> None:
+    """Table of the bars, and one of all candidates."""
+    float32, bfloat16 = "ours, float32", "ours, bfloat16"
+    unordered = "ours, float32, not repeatable"
+    product = "matrix product, float32"
+    candidates = {
+        float32: ours(shards, BATCH, "--repeatable"),
+        bfloat16: ours(shards, BATCH, "--repeatable", "--precision", "bfloat16"),
+        unordered: ours(shards, BATCH),
+        **peers(),
+        product: Candidate([sys.executable, __file__, "matrix-product"], 1),
+    }
+    rates = take_turns(candidates, dict.fromkeys(candidates, STEPS), ROUNDS)
+    peaks = {name: candidate.end() for name, candidate in candidates.items()}
+    medians = {name: statistics.median(rate) for name, rate in rates.items()}
+    torches = [name for name in medians if name.startswith("PyTorch")]
+    theirs16 = "PyTorch, bfloat16, channels_last"
+    theirs32 = max((name for name in torches if name != theirs16), key=medians.__getitem__)
+    first_step, importing = start_seconds(shards, folder)
+
+    def row(what: str, measured: str, numbers: tuple[float, float, float], bar: str) -> None:
+        middle, low, high = numbers
+        print(f"| {what} | {measured} | {middle:.2f} ({low:.2f} to {high:.2f}) | {bar} |")
+
+    def speed(what: str, name: str, peer: str, bar: str) -> None:
+        measured = f"{medians[name]:.0f} and {medians[peer]:.0f} images/s"
+        row(what, measured, ratio(rates[name], rates[peer]), bar)
+
+    print("| what | measured | ratio (quartiles) | bar |")
+    print("| --- | ---: | ---: | ---: |")
+    speed(f"float32 over {theirs32}", float32, theirs32, ">= 1.4")
+    speed(f"bfloat16 over {theirs16}", bfloat16, theirs16, ">= 1.25")
+    speed("float32 over Keras' textbook `fit`", float32, "Keras, textbook fit", ">= 1.5")
+    arithmetic = [rate * MFLOP / 1e3 for rate in rates[float32]]
+    machine = [rate * 2 * MATRIX**3 / 1e9 for rate in rates[product]]
+    measured = f"{statistics.median(arithmetic):.0f} and {statistics.median(machine):.0f} GFLOP/s"
+    row(
+        "float32 arithmetic over the matrix product", measured, ratio(arithmetic, machine), ">= 0.6"
+    )
+    leanest = min(torches, key=peaks.__getitem__)
+    measured = f"{peaks[float32]:.0f} and {peaks[leanest]:.0f} MiB"
+    more = peaks[float32] / peaks[leanest]
+    print(f"| peak memory over {leanest} | {measured} | {more:.2f} | <= 1 |")
+    measured = f"{first_step:.1f} and {importing:.1f} s"
+    print(
+        f"| first step after `import tensorflow` | {measured} | {first_step - importing:.1f} s "
+        "| <= 3 s |"
+    )
+    speed("float32 repeatable over not", float32, unordered, "")
+    speed("bfloat16 over float32", bfloat16, float32, "")
+    print()
+    print("| candidate | images/s (quartiles) | peak memory, MiB |")
+    print("| --- | ---: | ---: |")
+    for name in rates:
+        if name != product:
+            lower, median, upper = statistics.quantiles(rates[name], n=4)
+            print(f"| {name} | {median:.0f} ({lower:.0f} to {upper:.0f}) | {peaks[name]:.0f} |")
+
+
+def print_epochs(shards: Path) -> None:
+    """Table of seconds per epoch, whole epochs in fresh processes, in random order.
+
+    An epoch leaves out what does not fill a batch: its seconds are those of 3,180 images at its
+    rate.
+    """
+    sizes = (64, 128, 256, 512)
+    variants = {"direct": 0, "inter_dense": INTER_DENSE}
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(EPOCH_ROUNDS):
+        order = list(itertools.product(variants, sizes))
+        random.shuffle(order)
+        for variant, size in order:
+            candidate = ours(shards, size, "--repeatable", inter_dense=variants[variant])
+            candidate.turn(2)
+            rate = candidate.turn(EPOCH // size)
+            candidate.end()
+            seconds.setdefault((variant, size), []).append(EPOCH / rate)
+    print(
+        "| batch size | direct, s per epoch | inter_dense, s per epoch | inter_dense over direct |"
+    )
+    print("| ---: | ---: | ---: | ---: |")
+    for size in sizes:
+        cells = []
+        for variant in variants:
+            times = seconds[variant, size]
+            cells.append(f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})")
+        middle, low, high = ratio(seconds["inter_dense", size], seconds["direct", size])
+        print(f"| {size} | {' | '.join(cells)} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    # Without a command both tables; the commands are what this file starts processes of itself for.
+    commands = parser.add_subparsers(dest="command")
+    candidate = commands.add_parser("ours")
+    candidate.add_argument("--shards", type=Path, required=True)
+    candidate.add_argument("--batch-size", type=int, required=True)
+    candidate.add_argument("--inter-dense", type=int, required=True)
+    candidate.add_argument("--precision", default="float32")
+    candidate.add_argument("--repeatable", action="store_true")
+    commands.add_parser("matrix-product")
+    commands.add_parser("first-step").add_argument("stage", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    if options.command == "ours":
+        serve_ours(options)
+    elif options.command == "matrix-product":
+        serve_matrix_product()
+    elif options.command == "first-step":
+        first_step(options.stage)
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            shards = prepared(Path(name))
+            print_speed(shards, Path(name))
+            print()
+            print_epochs(shards)
+
+
+if __name__ == "__main__":
+    main()
