@@ -163,7 +163,7 @@ def start_seconds(shards: Path, folder: Path, rounds: int = 5) -> tuple[float, f
         "--model", folder / "model.keras", "--history", folder / "history.csv",
     ]  # fmt: skip
     commands: list[list[Any]] = [
-        [sys.executable, __file__, "first-step", *stage],
+        [sys.executable, __file__, "first-step", "--", *stage],
         [sys.executable, "-c", "import tensorflow"],
     ]
     seconds: list[list[float]] = [[], []]
@@ -277,7 +277,7 @@ def main() -> None:
     candidate.add_argument("--precision", default="float32")
     candidate.add_argument("--repeatable", action="store_true")
     commands.add_parser("matrix-product")
-    commands.add_parser("first-step").add_argument("stage", nargs=argparse.REMAINDER)
+    commands.add_parser("first-step").add_argument("stage", nargs="*")
     options = parser.parse_args()
     if options.command == "ours":
         serve_ours(options)
