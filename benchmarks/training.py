@@ -32,7 +32,6 @@ PEERS = PROJECT / ".venv-peers" / "bin" / "python"
 
 BATCH = 128
 INTER_DENSE = 256
-STEPS = 6  # of a turn
 ROUNDS = 9
 EPOCH = 3180  # training images of the sample
 EPOCH_ROUNDS = 5
@@ -188,7 +187,7 @@ def print_speed(shards: Path, folder: Path) -> None:
         **peers(),
         product: Candidate([sys.executable, __file__, "matrix-product"], 1),
     }
-    rates = take_turns(candidates, dict.fromkeys(candidates, STEPS), ROUNDS)
+    rates = take_turns(candidates, ROUNDS)
     peaks = {name: candidate.end() for name, candidate in candidates.items()}
     medians = {name: statistics.median(rate) for name, rate in rates.items()}
     torches = [name for name in medians if name.startswith("PyTorch")]

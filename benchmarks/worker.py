@@ -66,18 +66,20 @@ class Candidate:
 
 
 def take_turns(
-    candidates: Mapping[str, Candidate], steps: Mapping[str, int], rounds: int
+    candidates: Mapping[str, Candidate], rounds: int, seconds: float = 2.0
 ) -> dict[str, list[float]]:
-    """Images per second of every candidate in every round, after one round that is not counted.
+    """Images per second of every candidate in every round, after a warm-up.
 
-    The order is turned around from round to round.
+    A turn takes about so many seconds, or one step. The order is turned around from round to round.
     """
+    steps = {}
+    for name, candidate in candidates.items():
+        candidate.turn(2)  # compiles
+        steps[name] = max(1, round(seconds * candidate.turn(1) / candidate.images))
     rates: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for name in list(candidates)[:: 1 if number % 2 else -1]:
-            rate = candidates[name].turn(steps[name])
-            if number:
-                rates[name].append(rate)
+            rates[name].append(candidates[name].turn(steps[name]))
     return rates
 
 

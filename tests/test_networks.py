@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facevae.convolution import SubpixelConv2DTranspose
+from facevae.activation import lean_leaky_relu
+from facevae.convolution import NormalizedConv2D, NormalizedConv2DTranspose
 from facevae.errors import UserError
 from facevae.model_files import load_model, save_model
 from facevae.networks import VAE
@@ -182,24 +183,44 @@ def test_fused_normalisation_is_kerass() -> None:
     np.testing.assert_allclose(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 9])
-def test_subpixel_convolution_is_the_transposed_one(size: int, stride: int) -> None:
-    """Outputs and gradients of the plain layer."""
-    inputs = tf.random.stateless_normal((2, 5, 5, 4), seed=(1, 2))
-    layers = [
-        layer(3, size, stride, padding="same", bias_initializer="normal")
-        for layer in (keras.layers.Conv2DTranspose, SubpixelConv2DTranspose)
-    ]
+@pytest.mark.parametrize(
+    ("plain", "ours"),
+    [
+        (keras.layers.Conv2D, NormalizedConv2D),
+        (keras.layers.Conv2DTranspose, NormalizedConv2DTranspose),
+    ],
+)
+def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: type) -> None:
+    """Outputs and gradients; that of the bias is 0, the plain layer's rounding errors."""
+    inputs = tf.random.stateless_normal((8, 6, 6, 4), seed=(1, 2))
+    layers = [layer(5, 3, 2, padding="same", bias_initializer="normal") for layer in (plain, ours)]
+    normalization = FusedBatchNormalization()
+    results, bias_gradients = [], []
     for layer in layers:
         layer.build(inputs.shape)
         layer.set_weights(layers[0].get_weights())
-    results = []
-    for layer in layers:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = layer(inputs)
-            loss = tf.reduce_sum(outputs**3)
-        results.append([outputs, *tape.gradient(loss, [inputs, *layer.trainable_variables])])
+            loss = tf.reduce_sum(normalization(outputs, training=True) ** 3)
+        *gradients, bias_gradient = tape.gradient(loss, [inputs, layer.kernel, layer.bias])
+        results.append([outputs, *gradients])
+        bias_gradients.append(np.asarray(bias_gradient))
     for expected, got in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(bias_gradients[0], 0, atol=0.02)
+    np.testing.assert_array_equal(bias_gradients[1], np.zeros(5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_lean_leaky_relu_is_kerass(dtype: str) -> None:
+    x = tf.cast(tf.constant([-3.0, -0.5, 0.0, 0.5, 3.0]), dtype)
+    results = []
+    for function in (keras.activations.leaky_relu, lean_leaky_relu):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(y * y)
+        results.append((y, tape.gradient(loss, x)))
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, expected)

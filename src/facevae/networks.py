@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from facevae.convolution import SubpixelConv2DTranspose
+from facevae.activation import lean_leaky_relu
+from facevae.convolution import NormalizedConv2D, NormalizedConv2DTranspose
 from facevae.dropout import SplitDropout
 from facevae.errors import UserError
 from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
@@ -31,7 +32,8 @@ def _computing_in(precision: str) -> Iterator[None]:
 def _activate(x, name: str, *, activation: str, batch_normalization: bool, dropout: float):
     if batch_normalization:
         x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_normalization")(x)
-    x = keras.layers.Activation(activation, name=f"{name}_activation")(x)
+    function = lean_leaky_relu if activation == "leaky_relu" else activation
+    x = keras.layers.Activation(function, name=f"{name}_activation")(x)
     if dropout:
         x = SplitDropout(dropout, name=f"{name}_dropout")(x)
     return x
@@ -55,12 +57,13 @@ def build_encoder(
     if `inter_dense` is not 0, one Dense layer of so many units in front of the two heads: the
     extra layer of this study, which takes most of the heads' weights away.
     """
+    convolution = NormalizedConv2D if batch_normalization else keras.layers.Conv2D
     images = keras.Input((image_size, image_size, CHANNELS), name="images")
     x = images
     inward = zip(filters, kernel_sizes, strides, strict=True)
     for number, (count, kernel, stride) in enumerate(inward, start=1):
         name = f"conv_{number}"
-        x = keras.layers.Conv2D(count, kernel, stride, padding="same", name=name)(x)
+        x = convolution(count, kernel, stride, padding="same", name=name)(x)
         x = _activate(
             x,
             name,
@@ -101,7 +104,8 @@ def build_decoder(
     for number, (count, kernel, stride) in enumerate(outward, start=1):
         name = f"conv_transpose_{number}"
         last = number == len(filters)
-        layer = SubpixelConv2DTranspose if last else keras.layers.Conv2DTranspose
+        normalized = batch_normalization and not last
+        layer = NormalizedConv2DTranspose if normalized else keras.layers.Conv2DTranspose
         x = layer(count, kernel, stride, padding="same", name=name)(x)
         if last:
             x = keras.layers.Activation("sigmoid", dtype="float32", name="pixels")(x)
