@@ -139,7 +139,7 @@ def test_distributed_resumes_after_a_worker_has_died(
         "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2], "latent_size": 4,
         "batch_normalization": False,
     }  # fmt: skip
-    params["train"] |= {"batch_size": 8, "epochs": 40, "learning_rate": 1e-4}
+    params["train"] |= {"batch_size": 8, "epochs": 15, "learning_rate": 1e-4}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
     def start(folder: str, config: dict[str, Any]) -> subprocess.Popen:
@@ -167,21 +167,17 @@ def test_distributed_resumes_after_a_worker_has_died(
             message = process.communicate()[1]
         return process.returncode, message
 
-    for victim, enough in ((1, 3), (0, 8)):
-        processes = start_two()
-        (tmp_path / "two" / "history.csv").unlink(missing_ok=True)
-        while epochs() < enough and all(process.poll() is None for process in processes):
-            time.sleep(0.02)
-        processes[victim].kill()
-        died = time.monotonic()
-        status, message = end(processes[1 - victim], 60)
-        end(processes[victim], 0)
-        assert epochs() >= enough, message
-        assert status == 2, message
-        assert "another worker of TF_CONFIG's cluster is gone" in message
-        assert "Traceback" not in message
-        print(f"the other stopped after {time.monotonic() - died:.1f} s")
-    assert epochs() < 40
+    processes = start_two()
+    while epochs() < 3 and all(process.poll() is None for process in processes):
+        time.sleep(0.02)
+    processes[1].kill()
+    status, message = end(processes[0], 60)
+    end(processes[1], 0)
+    assert epochs() >= 3, message
+    assert status == 2, message
+    assert "another worker of TF_CONFIG's cluster is gone" in message
+    assert "Traceback" not in message
+    assert epochs() < 15
 
     (status, message), (other_status, other_message) = (end(x, 120) for x in start_two())
     assert status == 0, message
@@ -194,7 +190,7 @@ def test_distributed_resumes_after_a_worker_has_died(
         np.loadtxt(tmp_path / name / "history.csv", delimiter=",", skiprows=1)
         for name in ("two", "one")
     )
-    assert len(found) == 40
+    assert len(found) == 15
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
     weights = [load_model(tmp_path / name / "m.keras").get_weights() for name in ("two", "one")]
     for weight, other in zip(*weights, strict=True):

@@ -120,7 +120,11 @@ def _running(folder: Path, server: _Server) -> Iterator[subprocess.Popen]:
     """That command, once it has a first part of a slow images.zip."""
     server.fault = "slow"
     command = _command(folder, server)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, of which these tests may be one, ignore it from birth.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:  # fmt: skip
         try:
             deadline = time.monotonic() + 20
             while not [p for p in folder.glob(".download/images.zip*") if p.stat().st_size]:

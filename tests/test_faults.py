@@ -112,6 +112,8 @@ def test_faults_ctrl_c_leaves_nothing_behind(many: Path, project: Path, tmp_path
             "--metrics", tmp_path / "data.json",
         ],
         cwd=project, text=True, stderr=subprocess.PIPE, start_new_session=True,
+        # A shell's background jobs, of which these tests may be one, ignore it from birth.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     time.sleep(1.5)
     workers = psutil.Process(process.pid).children(recursive=True)
