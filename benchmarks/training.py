@@ -32,9 +32,9 @@ PEERS = PROJECT / ".venv-peers" / "bin" / "python"
 
 BATCH = 128
 INTER_DENSE = 256
-ROUNDS = 9
+ROUNDS = 7
 EPOCH = 3180  # training images of the sample
-EPOCH_ROUNDS = 5
+EPOCH_ROUNDS = 3
 MFLOP = 448  # of one image in one step
 MATRIX = 4096
 
