@@ -331,5 +331,5 @@ def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
         data = experiment["revs"][-1]["data"]
         limit = data["params"]["params.yaml"]["data"]["data"]["limit"]["test"]
         found[limit] = data["metrics"]["metrics/data.json"]["data"]["images"]["test"]
-    assert found == {5: 5, 6: 6}
+    assert (found[5], found[6]) == (5, 6)  # other tests' experiments are shown, too
     fresh.dvc("exp", "remove", "--all-commits")
