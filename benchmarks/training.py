@@ -132,23 +132,35 @@ def ours(shards: Path, batch_size: int, *flags: str, inter_dense: int = INTER_DE
     return Candidate(command, batch_size)
 
 
+PYTORCH = {
+    "PyTorch, eager": [],
+    "PyTorch, channels_last": ["--channels-last"],
+    "PyTorch, compiled": ["--compile"],
+    "PyTorch, compiled, channels_last": ["--channels-last", "--compile"],
+    "PyTorch, bfloat16, channels_last": ["--channels-last", "--bfloat16"],
+}
+
+
+def pytorch(name: str, batch_size: int) -> Candidate:
+    """A way of running PyTorch."""
+    command = [PEERS, HERE / "torch_peer.py", "--batch-size", batch_size, *PYTORCH[name]]
+    return Candidate(command, batch_size)
+
+
 def peers() -> dict[str, Candidate]:
     """The other programs, by the names that the tables give them."""
-
-    def torch(*flags: str) -> Candidate:
-        command = [PEERS, HERE / "torch_peer.py", "--batch-size", BATCH, *flags]
-        return Candidate(command, BATCH)
-
     return {
-        "PyTorch, eager": torch(),
-        "PyTorch, channels_last": torch("--channels-last"),
-        "PyTorch, compiled": torch("--compile"),
-        "PyTorch, compiled, channels_last": torch("--channels-last", "--compile"),
-        "PyTorch, bfloat16, channels_last": torch("--channels-last", "--bfloat16"),
+        **{name: pytorch(name, BATCH) for name in PYTORCH},
         "Keras, textbook fit": Candidate(
             [sys.executable, HERE / "keras_peer.py", "--batch-size", BATCH], BATCH
         ),
     }
+
+
+def floor(candidate: Candidate) -> float:
+    """Peak memory of a candidate's process, MiB, after a few steps."""
+    candidate.turn(3)
+    return candidate.end()
 
 
 def start_seconds(shards: Path, folder: Path, rounds: int = 5) -> tuple[float, float]:
@@ -190,9 +202,8 @@ def print_speed(shards: Path, folder: Path) -> None:
     rates = take_turns(candidates, ROUNDS)
     peaks = {name: candidate.end() for name, candidate in candidates.items()}
     medians = {name: statistics.median(rate) for name, rate in rates.items()}
-    torches = [name for name in medians if name.startswith("PyTorch")]
     theirs16 = "PyTorch, bfloat16, channels_last"
-    theirs32 = max((name for name in torches if name != theirs16), key=medians.__getitem__)
+    theirs32 = max((name for name in PYTORCH if name != theirs16), key=medians.__getitem__)
     first_step, importing = start_seconds(shards, folder)
 
     def row(what: str, measured: str, numbers: tuple[float, float, float], bar: str) -> None:
@@ -214,10 +225,14 @@ def print_speed(shards: Path, folder: Path) -> None:
     row(
         "float32 arithmetic over the matrix product", measured, ratio(arithmetic, machine), ">= 0.6"
     )
-    leanest = min(torches, key=peaks.__getitem__)
+    leanest = min(PYTORCH, key=peaks.__getitem__)
     measured = f"{peaks[float32]:.0f} and {peaks[leanest]:.0f} MiB"
     more = peaks[float32] / peaks[leanest]
     print(f"| peak memory over {leanest} | {measured} | {more:.2f} | <= 1 |")
+    floors = (floor(ours(shards, 1, "--repeatable")), floor(pytorch(leanest, 1)))
+    grown = (peaks[float32] - floors[0], peaks[leanest] - floors[1])
+    measured = f"{grown[0]:.0f} over {floors[0]:.0f} and {grown[1]:.0f} over {floors[1]:.0f} MiB"
+    print(f"| the same above that at batch 1 | {measured} | {grown[0] / grown[1]:.2f} |  |")
     measured = f"{first_step:.1f} and {importing:.1f} s"
     print(
         f"| first step after `import tensorflow` | {measured} | {first_step - importing:.1f} s "

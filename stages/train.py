@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tqdm import tqdm
@@ -39,16 +40,6 @@ def main() -> None:
     stop_requested = stop_on_signals()
     training = parameters.train
     shards = Shards(options.shards)
-    strategy = visible_devices()
-    make_repeatable(training.seed)
-    with strategy.scope():
-        vae = build_vae(
-            parameters.encoder,
-            parameters.loss,
-            image_size=shards.image_size,
-            inter_dense=options.inter_dense,
-            precision=training.precision,
-        )
     settings: dict[str, Any] = {
         "epochs": training.epochs,
         "batch_size": training.batch_size,
@@ -60,6 +51,28 @@ def main() -> None:
         "kl_warmup_epochs": parameters.loss.kl_warmup_epochs,
         "seed": training.seed,
     }
+    networks = (
+        parameters.encoder.model_dump(exclude={"inter_dense"}),
+        parameters.loss.model_dump(),
+        options.inter_dense,
+    )
+    # All shards are read for it, which takes time: beside the building of the networks.
+    key = ThreadPoolExecutor(1).submit(
+        state_key,
+        {**settings, "networks": networks, "precision": training.precision},
+        data=[*shards.files("train"), *shards.files("validation")],
+        code=loaded_code(),
+    )
+    strategy = visible_devices()
+    make_repeatable(training.seed)
+    with strategy.scope():
+        vae = build_vae(
+            parameters.encoder,
+            parameters.loss,
+            image_size=shards.image_size,
+            inter_dense=options.inter_dense,
+            precision=training.precision,
+        )
     if not is_chief(strategy):
         with workers_alive(strategy), open(os.devnull, "w") as history:
             train(vae, shards, **settings, history=history, stop_requested=stop_requested)
@@ -67,12 +80,7 @@ def main() -> None:
 
     name = f"Training {options.model.stem}"
     images = training.epochs * steps_per_epoch(shards, training.batch_size) * training.batch_size
-    key = state_key(
-        {**vae.get_config(), **settings},
-        data=[*shards.files("train"), *shards.files("validation")],
-        code=loaded_code(),
-    )
-    state = state_folder() / "checkpoints" / f"{options.model.stem}-{key}"
+    state = state_folder() / "checkpoints" / f"{options.model.stem}-{key.result()}"
     with contextlib.ExitStack() as stack:
         stack.enter_context(shards)
         stack.enter_context(workers_alive(strategy))

@@ -119,10 +119,13 @@ class Workers:
     """What the processes of one training tell each other; with a single one, nothing.
 
     Every process has to make the same calls in the same order.
+
+    Attributes:
+        alone: whether there is a single one.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        self._alone = strategy.cluster_resolver is None
+        self.alone = strategy.cluster_resolver is None
 
         @tf.function(reduce_retracing=True)
         def gather(value):
@@ -137,11 +140,11 @@ class Workers:
 
     def chiefs(self, value: np.ndarray) -> np.ndarray:
         """The chief's value, in every process; of the same shape and type in all."""
-        return value if self._alone else self._gather(tf.constant(value)).numpy()[0]
+        return value if self.alone else self._gather(tf.constant(value)).numpy()[0]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in some process."""
-        return flag if self._alone else bool(self._gather(tf.constant(int(flag))).numpy().any())
+        return flag if self.alone else bool(self._gather(tf.constant(int(flag))).numpy().any())
 
 
 @contextlib.contextmanager

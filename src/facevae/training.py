@@ -107,7 +107,7 @@ def training_step(
         optimizer.apply(gradients, vae.trainable_variables)
         return tf.stack([reconstruction, kl])
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(batch, kl_weight):
         terms = strategy.run(replica_step, (batch, kl_weight))
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, terms, axis=None)
@@ -121,7 +121,7 @@ def validation_step(vae: VAE, seed: int) -> Callable:
     The noise is a function of (seed, position), the number of the batch.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(batch, position):
         shape = (tf.shape(batch)[0], vae.latent_size)
         # Training counts its noise upwards from 0; this must not be the same.
@@ -319,7 +319,8 @@ def train(
     state = _State(vae, optimizer, epochs, keep_best=patience is not None)
     if checkpoint and (saved := checkpoint.read()):
         state.restore(saved)
-    state.restore({name: workers.chiefs(value) for name, value in state.arrays().items()})
+    if not workers.alone:
+        state.restore({name: workers.chiefs(value) for name, value in state.arrays().items()})
     rows = _History(history)
     for row in state.history[: state.epoch]:
         rows.write(row)
