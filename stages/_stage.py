@@ -68,7 +68,8 @@ def run(stage: Callable[[], None]) -> None:
         sys.exit(2)
     except StoppedError as error:
         print(f"{error}; the same command again goes on from there", file=sys.stderr)
-        sys.exit(128 + _caught[-1])
+        # Without a signal here, it was another machine's, and all of them stop.
+        sys.exit(128 + (_caught[-1] if _caught else signal.SIGTERM))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

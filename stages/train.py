@@ -37,7 +37,6 @@ def main() -> None:
     from facevae.model_files import save_model
     from facevae.training import build_vae, train
 
-    stop_requested = stop_on_signals()
     training = parameters.train
     shards = Shards(options.shards)
     settings: dict[str, Any] = {
@@ -64,6 +63,7 @@ def main() -> None:
         code=loaded_code(),
     )
     strategy = visible_devices()
+    stop_requested = stop_on_signals()  # not before: with TF_CONFIG, TensorFlow takes SIGTERM
     make_repeatable(training.seed)
     with strategy.scope():
         vae = build_vae(

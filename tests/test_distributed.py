@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -131,7 +133,7 @@ def test_distributed_cluster_must_be_tensorflows(
         visible_devices()
 
 
-def test_distributed_resumes_after_a_worker_has_died(
+def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
@@ -177,6 +179,18 @@ def test_distributed_resumes_after_a_worker_has_died(
     assert status == 2, message
     assert "another worker of TF_CONFIG's cluster is gone" in message
     assert "Traceback" not in message
+    reached = epochs()
+    assert reached < 15
+
+    processes = start_two()
+    while epochs() <= reached and all(process.poll() is None for process in processes):
+        time.sleep(0.02)
+    processes[1].terminate()
+    for process in processes:
+        status, message = end(process, 20)
+        assert status == 128 + signal.SIGTERM, message
+        assert re.search(r"^stopped in epoch .+ goes on from there$", message, re.MULTILINE)
+        assert "Traceback" not in message
     assert epochs() < 15
 
     (status, message), (other_status, other_message) = (end(x, 120) for x in start_two())

@@ -37,6 +37,7 @@ def _train(
     folder: Path,
     stop_requested: Callable[[], bool] = lambda: False,
     seconds: float = 0.02,
+    precision: str = "float32",
     **changes: Any,
 ) -> None:
     """As the stage does it, with checkpoints much more often and all that is random switched on."""
@@ -44,7 +45,7 @@ def _train(
     make_repeatable(1)
     vae = VAE(
         image_size=16, filters=[8, 8], kernel_sizes=[3, 3], strides=[4, 2], latent_size=4,
-        inter_dense=8, kl_weight=0.1, dropout=0.1,
+        inter_dense=8, kl_weight=0.1, dropout=0.1, precision=precision,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     with (
@@ -157,8 +158,12 @@ def test_resume_after_a_stop(
     assert _outcome(tmp_path) == outcome
 
 
-def test_resume_with_schedule_clipping_and_early_stopping(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_resume_with_schedule_clipping_and_early_stopping(
+    shards: Path, tmp_path: Path, precision: str
+) -> None:
     changes: dict[str, Any] = {
+        "precision": precision,
         "epochs": 8, "learning_rate": 0.1, "learning_rate_schedule": "cosine", "warmup_steps": 9,
         "gradient_clip_norm": 5.0, "early_stopping_patience": 2,
     }  # fmt: skip
@@ -324,7 +329,7 @@ def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert re.search(r"stopped in epoch \d+, after step \d+ of 10; the same command again", output)
 
-    study.dvc("repro", "train@direct")
+    study.dvc("exp", "run", "train@direct")
     assert not list(states.iterdir())
     again = tmp_path / "direct.keras"
     subprocess.run(
