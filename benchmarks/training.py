@@ -66,7 +66,7 @@ def serve_ours(options: argparse.Namespace) -> None:
     if options.repeatable:
         make_repeatable(1)
     vae = VAE(image_size=96, inter_dense=options.inter_dense, precision=options.precision)
-    step = training_step(vae, build_optimizer(1e-3, options.precision))
+    step = training_step(vae, build_optimizer("adam", 1e-3, options.precision))
     shards = Shards(options.shards)
 
     def batches() -> Iterator[Any]:

@@ -11,7 +11,8 @@ def main() -> None:
         metrics={"help": "JSON to write: what is the same on every run"},
         cost={"help": "JSON to write: what depends on the machine"},
     )
-    batch_size = parameters.train.batch_size
+    training = parameters.train
+    batch_size = training.batch_size
 
     load_tensorflow()
     from facevae.cost import measure_training
@@ -24,7 +25,9 @@ def main() -> None:
     shards = Shards(options.shards)
     with shards, counting("Evaluating", " images") as progress:
         # The cost first: its peak memory is this process' so far. It spoils the weights.
-        cost = measure_training(load_model(options.model), shards, batch_size)
+        cost = measure_training(
+            load_model(options.model), shards, batch_size, optimizer=training.optimizer
+        )
         metrics = evaluate(
             load_model(options.model), shards, batch_size=batch_size, progress=progress
         )

@@ -60,6 +60,11 @@ def test_claims_stand_beside_what_was_measured(
     assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report
     assert "| images per second at twice the batch | 176 | not measured | not measured |" in report
 
+    train = parameters.train.model_copy(update={"optimizer": "sgd"})
+    leaner = parameters.model_copy(update={"train": train})
+    report = comparison_markdown(leaner, comparison_rows(direct, dense), direct, dense)
+    assert "by arithmetic 25 MiB with gradients and what sgd keeps" in report  # three quarters
+
     report = comparison_markdown(parameters, comparison_rows(dense, direct), dense, direct)
     assert "adds 2,227,968 weights" in report
     assert "it costs 30 MiB" in report

@@ -31,7 +31,12 @@ _PROCESSES.set_forkserver_preload(["facevae.model_files", "facevae.training"])
 
 
 def _train(
-    shards: Path, folder: Path, devices: int, config: dict[str, Any], network: dict[str, Any]
+    shards: Path,
+    folder: Path,
+    devices: int,
+    config: dict[str, Any],
+    network: dict[str, Any],
+    settings: dict[str, Any],
 ) -> None:
     """On so many logical CPU devices of this process, which is one worker of `config`."""
     if config:
@@ -51,8 +56,11 @@ def _train(
     writes = is_chief(strategy)
     with open(folder / "history.csv" if writes else os.devnull, "w") as history:
         train(
-            vae, Shards(shards), history=history, epochs=2, batch_size=8, learning_rate=0.001,
-            gradient_clip_norm=20.0, kl_warmup_epochs=1, seed=1,
+            vae, Shards(shards), history=history, kl_warmup_epochs=1, seed=1,
+            **{
+                "epochs": 2, "batch_size": 8, "learning_rate": 0.001, "gradient_clip_norm": 20.0,
+                **settings,
+            },
         )  # fmt: skip
     if writes:
         save_model(vae, folder / "model.keras")
@@ -63,7 +71,14 @@ def _outcome(folder: Path) -> tuple[np.ndarray, list[np.ndarray]]:
     return history, load_model(folder / "model.keras").get_weights()
 
 
-def _run(shards: Path, folder: Path, devices: int = 1, workers: int = 1, **network: Any):
+def _run(
+    shards: Path,
+    folder: Path,
+    devices: int = 1,
+    workers: int = 1,
+    settings: dict[str, Any] | None = None,
+    **network: Any,
+):
     """History and weights of a training on so many devices of each worker."""
     folder.mkdir()
     configs: list[dict[str, Any]] = [{}]
@@ -71,7 +86,9 @@ def _run(shards: Path, folder: Path, devices: int = 1, workers: int = 1, **netwo
         ports = _ports(workers)
         configs = [_config(index, ports) for index in range(workers)]
     processes = [
-        _PROCESSES.Process(target=_train, args=(shards, folder, devices, config, network))
+        _PROCESSES.Process(
+            target=_train, args=(shards, folder, devices, config, network, settings or {})
+        )
         for config in configs
     ]
     for process in processes:
@@ -107,10 +124,28 @@ def one_device(
     "split", [{"devices": 2}, {"workers": 2}], ids=["two devices", "two workers"]
 )
 def test_distributed_is_the_same_training(
-    shards: Path, tmp_path: Path, one_device, split: dict[str, int]
+    shards: Path, tmp_path: Path, one_device, split: dict[str, Any]
 ) -> None:
     network, (history, weights) = one_device
     found_history, found_weights = _run(shards, tmp_path / "split", **split, **network)
+    np.testing.assert_allclose(found_history, history, rtol=1e-5)
+    for found, weight in zip(found_weights, weights, strict=True):
+        np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "learning_rate": 1e-4},
+        {"optimizer": "adafactor", "learning_rate": 0.01},
+    ],
+    ids=["sgd", "adafactor"],
+)
+def test_distributed_is_the_same_training_with_other_settings(
+    shards: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    history, weights = _run(shards, tmp_path / "one", 1, settings=settings)
+    found_history, found_weights = _run(shards, tmp_path / "two", 2, settings=settings)
     np.testing.assert_allclose(found_history, history, rtol=1e-5)
     for found, weight in zip(found_weights, weights, strict=True):
         np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5)

@@ -158,12 +158,14 @@ def test_resume_after_a_stop(
     assert _outcome(tmp_path) == outcome
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("optimizer", "precision"), [("adam", "float16"), ("sgd", "float32"), ("adafactor", "float32")]
+)
 def test_resume_with_schedule_clipping_and_early_stopping(
-    shards: Path, tmp_path: Path, precision: str
+    shards: Path, tmp_path: Path, optimizer: str, precision: str
 ) -> None:
     changes: dict[str, Any] = {
-        "precision": precision,
+        "precision": precision, "optimizer": optimizer,
         "epochs": 8, "learning_rate": 0.1, "learning_rate_schedule": "cosine", "warmup_steps": 9,
         "gradient_clip_norm": 5.0, "early_stopping_patience": 2,
     }  # fmt: skip

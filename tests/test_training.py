@@ -14,7 +14,13 @@ from facevae.datasets import Shards, images, training_batches
 from facevae.determinism import make_repeatable
 from facevae.errors import UserError
 from facevae.networks import VAE
-from facevae.optimizers import FusedAdam, WarmUp, build_optimizer
+from facevae.optimizers import (
+    FactoredAdafactor,
+    FusedAdam,
+    FusedSGD,
+    WarmUp,
+    build_optimizer,
+)
 from facevae.training import kl_weight_at, split_terms, train, training_step, validation_step
 
 
@@ -54,9 +60,18 @@ def test_it_learns(shards: Path) -> None:
     assert losses[-1] < 0.8 * baseline
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_deterministic_to_the_bit(shards: Path, precision: str) -> None:
-    settings: dict[str, Any] = {"dropout": 0.1, "precision": precision}
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [
+        ("float32", "adam"),
+        ("bfloat16", "adam"),
+        ("float16", "adam"),
+        ("float32", "sgd"),
+        ("float32", "adafactor"),
+    ],
+)
+def test_deterministic_to_the_bit(shards: Path, precision: str, optimizer: str) -> None:
+    settings: dict[str, Any] = {"dropout": 0.1, "precision": precision, "optimizer": optimizer}
     first, first_history = _train(shards, **settings)
     second, second_history = _train(shards, **settings)
     assert first_history == second_history
@@ -75,7 +90,7 @@ def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str) -> 
     outputs = vae(batch, training=True)
     assert {output.dtype for output in outputs.values()} == {tf.float32}
     assert {term.dtype for term in vae.loss_terms(batch["images"], outputs)} == {tf.float32}
-    optimizer = build_optimizer(0.003, precision)
+    optimizer = build_optimizer("adam", 0.003, precision)
     training_step(vae, optimizer)(batch, tf.constant(0.1))
     floats = [variable for variable in optimizer.variables if "int" not in str(variable.dtype)]
     assert {str(variable.dtype) for variable in (*vae.weights, *floats)} == {"float32"}
@@ -140,18 +155,63 @@ def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
         np.testing.assert_allclose(step_taken, gradient, rtol=1e-3, atol=1e-2)
 
 
-def test_fused_adam_is_kerass() -> None:
+@pytest.mark.parametrize(
+    ("lean", "plain"),
+    [
+        (FusedAdam(0.01), keras.optimizers.Adam(0.01)),
+        (FusedSGD(0.01, momentum=0.9), keras.optimizers.SGD(0.01, momentum=0.9)),
+        (FactoredAdafactor(0.01), keras.optimizers.Adafactor(0.01, relative_step=False)),
+    ],
+    ids=["adam", "sgd", "adafactor"],
+)
+def test_optimizers_are_kerass(lean: keras.Optimizer, plain: keras.Optimizer) -> None:
     random = np.random.default_rng(0)
-    start = random.standard_normal((50, 20)).astype(np.float32)
-    ours, theirs = (keras.Variable(start) for _ in range(2))
-    fused, composed = FusedAdam(0.01), keras.optimizers.Adam(0.01)
+    shapes = [(50, 20), (3, 3, 4, 5), (7,)]
+    starts = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
+    ours, theirs = ([keras.Variable(start) for start in starts] for _ in range(2))
     for _ in range(20):
-        gradient = tf.constant(random.standard_normal(start.shape), tf.float32)
-        fused.apply([gradient], [ours])
-        composed.apply([gradient], [theirs])
-    # The same arithmetic in another order; a step is about 0.01.
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
-    assert np.abs(np.asarray(ours) - start).mean() > 0.01
+        gradients = [tf.constant(random.standard_normal(shape), tf.float32) for shape in shapes]
+        lean.apply(gradients, ours)
+        plain.apply(gradients, theirs)
+    for got, expected, start in zip(ours, theirs, starts, strict=True):
+        # The same arithmetic in another order; a step is about 0.01.
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
+        assert np.abs(np.asarray(got) - start).mean() > 0.01
+
+
+def test_adafactors_learning_rate_is_what_it_is_given() -> None:
+    """Also where it is large for the number of the step, and a step as long as the paper says."""
+    weight = keras.Variable(np.full((4, 6), 2.0, np.float32))
+    optimizer = FactoredAdafactor(0.5)
+    for _ in range(6):
+        before = np.asarray(weight)
+        optimizer.apply([tf.ones((4, 6))], [weight])
+        size = np.sqrt(np.mean(np.square(before)))
+        np.testing.assert_allclose(before - np.asarray(weight), 0.5 * size, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "slots"), [("adam", 2.0), ("sgd", 1.0), ("adafactor", 0.02)])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_an_optimizer_keeps(name: str, slots: float, precision: str) -> None:
+    """Numbers per weight, counted; and it moves what the loss is scaled for, too."""
+    weights = keras.Variable(np.ones((200, 300), np.float32))
+    optimizer = build_optimizer(name, 0.01, precision)
+    optimizer.build([weights])
+    kept = sum(int(np.prod(variable.shape)) for variable in optimizer.variables)
+    assert kept <= slots * 60_000 + 10
+    optimizer.apply([optimizer.scale_loss(tf.ones((200, 300)))], [weights])
+    assert np.all(np.asarray(weights) < 1)
+
+
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("sgd", 1e-3), ("adafactor", 0.03)])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_each_optimizer_learns(
+    shards: Path, optimizer: str, learning_rate: float, precision: str
+) -> None:
+    _, history = _train(
+        shards, epochs=8, optimizer=optimizer, learning_rate=learning_rate, precision=precision
+    )
+    assert float(history[-1]["loss"]) < 0.8 * float(history[0]["loss"])
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 4])

@@ -13,8 +13,8 @@ from facevae.parameters import Parameters
 
 Measured = dict[str, Any]
 
-# Bytes of training memory a weight takes: itself, its gradient and Adam's two slots, float32.
-_BYTES_PER_WEIGHT = 16
+# Bytes of training memory a weight takes: itself, its gradient and the optimizer's slots, float32.
+_BYTES_PER_WEIGHT = {"adam": 16, "sgd": 12, "adafactor": 8}
 
 _QUANTITIES = (
     ("Encoder parameters", "encoder.params", "{:,.0f}"),
@@ -78,7 +78,7 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
     before, after = direct["cost"], dense["cost"]
     removed = direct["encoder"]["params"] - dense["encoder"]["params"]
     verb = "takes away" if removed >= 0 else "adds"
-    weights = abs(removed) * _BYTES_PER_WEIGHT / 2**20
+    weights = abs(removed) * _BYTES_PER_WEIGHT[parameters.train.optimizer] / 2**20
     flattened, latent = direct["encoder"]["flattened"], encoder.latent_size
     break_even = math.ceil(2 * latent * flattened / (flattened + 2 * latent + 1)) - 1
     memory = before["peak_memory_mib"] - after["peak_memory_mib"]
@@ -101,8 +101,9 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
             "without, 2.88 with 256 units, 4.13 with 384), and so saves VRAM.",
             f"{direct['encoder']['params']:,} without, {dense['encoder']['params']:,} with "
             f"{encoder.inter_dense} units at latent {latent}: the layer {verb} {abs(removed):,} "
-            f"weights, by arithmetic {weights:.0f} MiB with gradients and Adam's slots (it saves "
-            f"up to {break_even} units). Peak memory {before['peak_memory_mib']:,.0f} MiB without, "
+            f"weights, by arithmetic {weights:.0f} MiB with gradients and what "
+            f"{parameters.train.optimizer} keeps (it saves up to {break_even} units). Peak memory "
+            f"{before['peak_memory_mib']:,.0f} MiB without, "
             f"{after['peak_memory_mib']:,.0f} MiB with it: it {memory_verb} {abs(memory):,.0f} MiB "
             f"on {after['device']}.",
         ),

@@ -53,8 +53,8 @@ def _endless_batches(vae: VAE, shards: Shards, batch_size: int) -> Iterator[Any]
         )
 
 
-def _step_times(vae: VAE, shards: Shards, batch_size: int) -> list[float]:
-    step = training_step(vae, build_optimizer(1e-6, vae.precision))
+def _step_times(vae: VAE, shards: Shards, batch_size: int, optimizer: str) -> list[float]:
+    step = training_step(vae, build_optimizer(optimizer, 1e-6, vae.precision))
     kl_weight = tf.constant(vae.kl_weight, tf.float32)
     batches = _endless_batches(vae, shards, batch_size)
     seconds = []
@@ -65,7 +65,9 @@ def _step_times(vae: VAE, shards: Shards, batch_size: int) -> list[float]:
     return seconds[_WARM_UP_STEPS:]
 
 
-def measure_training(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any]:
+def measure_training(
+    vae: VAE, shards: Shards, batch_size: int, optimizer: str = "adam"
+) -> dict[str, Any]:
     """Time a few training steps, input pipeline included, at the batch size and at twice it.
 
     Call it first in a fresh process: the peak memory is that of all that ran before, too. It
@@ -77,7 +79,7 @@ def measure_training(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any
         peak_memory_mib, at that batch size; and images_per_second_double_batch, None if the train
         split is smaller than that.
     """
-    seconds = _step_times(vae, shards, batch_size)
+    seconds = _step_times(vae, shards, batch_size, optimizer)
     fast, median, slow = statistics.quantiles(seconds, n=4)
     cost = {
         "device": device_name(),
@@ -90,7 +92,7 @@ def measure_training(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any
         "images_per_second_double_batch": None,
     }
     if shards.counts["train"] >= 2 * batch_size:
-        seconds = _step_times(vae, shards, 2 * batch_size)
+        seconds = _step_times(vae, shards, 2 * batch_size, optimizer)
         rate = 2 * batch_size / statistics.median(seconds)
         cost["images_per_second_double_batch"] = round(rate, 1)
     return cost

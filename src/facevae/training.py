@@ -257,6 +257,7 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    optimizer: str = "adam",
     learning_rate_schedule: str = "constant",
     warmup_steps: int = 0,
     gradient_clip_norm: float | None = None,
@@ -270,7 +271,7 @@ def train(
     after_step: Callable[[int, float], None] = lambda images_done, loss: None,
     after_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> int:
-    """Train `vae` in place with Adam (Kingma & Ba 2014, arXiv 1412.6980).
+    """Train `vae` in place.
 
     It runs on the devices of the strategy in whose scope `vae` was made, see `facevae.devices`. If
     these are of several machines, each calls this with the same arguments, but for `checkpoint`,
@@ -278,6 +279,7 @@ def train(
 
     Args:
         shards: train and validation splits are used.
+        optimizer: name of one of `facevae.optimizers.build_optimizer`.
         learning_rate_schedule: "constant", or "cosine", which falls to 0 with the last step.
         warmup_steps: steps over which the learning rate grows to `learning_rate`.
         gradient_clip_norm: see `training_step`.
@@ -312,11 +314,11 @@ def train(
     elif warmup_steps:
         schedule = WarmUp(learning_rate, warmup_steps, None)
     with strategy.scope():
-        optimizer = build_optimizer(schedule, vae.precision)
-    step = training_step(vae, optimizer, gradient_clip_norm)
+        built = build_optimizer(optimizer, schedule, vae.precision)
+    step = training_step(vae, built, gradient_clip_norm)
     evaluate = validation_step(vae, seed)
     patience = early_stopping_patience
-    state = _State(vae, optimizer, epochs, keep_best=patience is not None)
+    state = _State(vae, built, epochs, keep_best=patience is not None)
     if checkpoint and (saved := checkpoint.read()):
         state.restore(saved)
     if not workers.alone:
