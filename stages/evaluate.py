@@ -26,7 +26,11 @@ def main() -> None:
     with shards, counting("Evaluating", " images") as progress:
         # The cost first: its peak memory is this process' so far. It spoils the weights.
         cost = measure_training(
-            load_model(options.model), shards, batch_size, optimizer=training.optimizer
+            load_model(options.model),
+            shards,
+            batch_size,
+            optimizer=training.optimizer,
+            accumulation_steps=training.accumulation_steps,
         )
         metrics = evaluate(
             load_model(options.model), shards, batch_size=batch_size, progress=progress

@@ -42,6 +42,7 @@ def main() -> None:
     settings: dict[str, Any] = {
         "epochs": training.epochs,
         "batch_size": training.batch_size,
+        "accumulation_steps": training.accumulation_steps,
         "optimizer": training.optimizer,
         "learning_rate": training.learning_rate,
         "learning_rate_schedule": training.learning_rate_schedule,

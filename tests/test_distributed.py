@@ -138,14 +138,17 @@ def test_distributed_is_the_same_training(
     [
         {"optimizer": "sgd", "learning_rate": 1e-4},
         {"optimizer": "adafactor", "learning_rate": 0.01},
+        {"accumulation_steps": 2},
     ],
-    ids=["sgd", "adafactor"],
+    ids=["sgd", "adafactor", "accumulation"],
 )
 def test_distributed_is_the_same_training_with_other_settings(
     shards: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    history, weights = _run(shards, tmp_path / "one", 1, settings=settings)
-    found_history, found_weights = _run(shards, tmp_path / "two", 2, settings=settings)
+    (history, weights), (found_history, found_weights) = (
+        _run(shards, tmp_path / f"{devices}", devices, settings=settings, dropout=0.2)
+        for devices in (1, 2)
+    )
     np.testing.assert_allclose(found_history, history, rtol=1e-5)
     for found, weight in zip(found_weights, weights, strict=True):
         np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5)
@@ -157,6 +160,10 @@ def test_distributed_batch_must_split_evenly() -> None:
 
     with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ over 3 devices"):
         check_batch_size(ThreeDevices(), 8)
+    both = r"12 images .+ over 3 devices and into 8 parts \(train.acc.+; take a multiple of 24"
+    with pytest.raises(UserError, match=both):
+        check_batch_size(ThreeDevices(), 12, accumulation_steps=8)
+    check_batch_size(ThreeDevices(), 24, accumulation_steps=8)
 
 
 @pytest.mark.parametrize("config", ["{", "[]", '{"cluster": {"worker": ["a:1", "b:2"]}}'])

@@ -179,6 +179,16 @@ def test_resume_with_schedule_clipping_and_early_stopping(
     assert _outcome(tmp_path / "stopped") == _outcome(tmp_path / "whole")
 
 
+def test_resume_with_accumulated_parts(shards: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"epochs": 3, "accumulation_steps": 2}
+    _train(shards, tmp_path / "whole", **changes)
+    answers = iter([*[False] * 9, True])
+    with pytest.raises(StoppedError, match="stopped in epoch 2, after step 3 of 6"):
+        _train(shards, tmp_path / "stopped", lambda: next(answers), **changes)
+    _train(shards, tmp_path / "stopped", **changes)
+    assert _outcome(tmp_path / "stopped") == _outcome(tmp_path / "whole")
+
+
 def test_resume_reads_the_batches_that_were_left(shards: Path) -> None:
     def batches(skip: int) -> list[dict[str, np.ndarray]]:
         dataset = training_batches(

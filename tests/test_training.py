@@ -214,6 +214,61 @@ def test_each_optimizer_learns(
     assert float(history[-1]["loss"]) < 0.8 * float(history[0]["loss"])
 
 
+def _one_step(shards: Path, precision: str, **settings) -> tuple[np.ndarray, np.ndarray]:
+    """Terms and gradients of a step with 24 images, without what depends on others of a batch."""
+    dataset = training_batches(Shards(shards), batch_size=24, latent_size=4, seed=1, epoch=0)
+    batch = next(iter(dataset))
+    make_repeatable(1)
+    vae = _small(batch_normalization=False, precision=precision)
+    before = vae.get_weights()
+    optimizer: keras.Optimizer = keras.optimizers.SGD(1.0)
+    if precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    terms = training_step(vae, optimizer, **settings)(batch, tf.constant(0.7)).numpy()
+    moves = (old - new for old, new in zip(before, vae.get_weights(), strict=True))
+    return terms, np.concatenate([move.ravel() for move in moves])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 24])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_accumulated_parts_are_one_batch(shards: Path, clip: float | None, parts: int) -> None:
+    terms, gradient = _one_step(shards, "float32", gradient_clip_norm=clip)
+    found, accumulated = _one_step(
+        shards, "float32", gradient_clip_norm=clip, accumulation_steps=parts
+    )
+    np.testing.assert_allclose(found, terms, rtol=1e-5)
+    assert np.linalg.norm(accumulated - gradient) < 1e-5 * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_accumulated_parts_are_no_less_precise(shards: Path, precision: str) -> None:
+    terms, gradient = _one_step(shards, "float32")
+    errors = []
+    for parts in (1, 3):
+        found, rounded = _one_step(shards, precision, accumulation_steps=parts)
+        np.testing.assert_allclose(found, terms, rtol=1e-2)
+        errors.append(np.linalg.norm(rounded - gradient))
+    assert errors[1] < 1.1 * errors[0]
+
+
+def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path) -> None:
+    (batch,) = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0).take(
+        1
+    )
+    vae = _small()
+    training_step(vae, keras.optimizers.SGD(0.0), accumulation_steps=2)(batch, tf.constant(1.0))
+    layer = vae.encoder.get_layer("conv_1_normalization")
+    convolved = vae.encoder.get_layer("conv_1")(batch["images"]).numpy()
+    means = [convolved[part::2].mean((0, 1, 2)) for part in (0, 1)]
+    expected = 0.03 * (0.97 * means[0] + means[1])
+    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_that_does_not_split_into_parts_is_refused(shards: Path) -> None:
+    with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ into 3 parts .+ of 3$"):
+        _train(shards, accumulation_steps=3)
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 def test_learning_rate_grows_linearly_then_falls_as_a_cosine(warmup: int) -> None:
     steps = np.arange(warmup + 12)

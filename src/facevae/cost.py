@@ -53,8 +53,10 @@ def _endless_batches(vae: VAE, shards: Shards, batch_size: int) -> Iterator[Any]
         )
 
 
-def _step_times(vae: VAE, shards: Shards, batch_size: int, optimizer: str) -> list[float]:
-    step = training_step(vae, build_optimizer(optimizer, 1e-6, vae.precision))
+def _step_times(
+    vae: VAE, shards: Shards, batch_size: int, *, optimizer: str, **settings: Any
+) -> list[float]:
+    step = training_step(vae, build_optimizer(optimizer, 1e-6, vae.precision), **settings)
     kl_weight = tf.constant(vae.kl_weight, tf.float32)
     batches = _endless_batches(vae, shards, batch_size)
     seconds = []
@@ -66,12 +68,16 @@ def _step_times(vae: VAE, shards: Shards, batch_size: int, optimizer: str) -> li
 
 
 def measure_training(
-    vae: VAE, shards: Shards, batch_size: int, optimizer: str = "adam"
+    vae: VAE, shards: Shards, batch_size: int, *, optimizer: str = "adam", **settings: Any
 ) -> dict[str, Any]:
     """Time a few training steps, input pipeline included, at the batch size and at twice it.
 
     Call it first in a fresh process: the peak memory is that of all that ran before, too. It
     changes the weights of `vae`.
+
+    Args:
+        optimizer: name of one of `facevae.optimizers.build_optimizer`.
+        settings: others of `facevae.training.training_step`.
 
     Returns:
         device; batch_size; images_per_second (at the median step) with its lower and upper
@@ -79,7 +85,7 @@ def measure_training(
         peak_memory_mib, at that batch size; and images_per_second_double_batch, None if the train
         split is smaller than that.
     """
-    seconds = _step_times(vae, shards, batch_size, optimizer)
+    seconds = _step_times(vae, shards, batch_size, optimizer=optimizer, **settings)
     fast, median, slow = statistics.quantiles(seconds, n=4)
     cost = {
         "device": device_name(),
@@ -92,7 +98,7 @@ def measure_training(
         "images_per_second_double_batch": None,
     }
     if shards.counts["train"] >= 2 * batch_size:
-        seconds = _step_times(vae, shards, 2 * batch_size, optimizer)
+        seconds = _step_times(vae, shards, 2 * batch_size, optimizer=optimizer, **settings)
         rate = 2 * batch_size / statistics.median(seconds)
         cost["images_per_second_double_batch"] = round(rate, 1)
     return cost

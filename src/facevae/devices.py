@@ -105,13 +105,19 @@ def split_batches(
     return strategy.distribute_datasets_from_function(parts)
 
 
-def check_batch_size(strategy: tf.distribute.Strategy, batch_size: int) -> None:
-    """Raise a UserError if a batch cannot be split evenly."""
+def check_batch_size(
+    strategy: tf.distribute.Strategy, batch_size: int, accumulation_steps: int = 1
+) -> None:
+    """Raise a UserError if a batch cannot be split evenly, over devices and then into parts."""
     replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
+    parts = replicas * accumulation_steps
+    if batch_size % parts:
+        places = [f"over {replicas} devices"] if replicas > 1 else []
+        if accumulation_steps > 1:
+            places.append(f"into {accumulation_steps} parts (train.accumulation_steps)")
         raise UserError(
-            f"train.batch_size: {batch_size} images do not split evenly over {replicas} devices; "
-            f"take a multiple of {replicas}"
+            f"train.batch_size: {batch_size} images do not split evenly {' and '.join(places)}; "
+            f"take a multiple of {parts}"
         )
 
 

@@ -73,6 +73,7 @@ class Loss(_Section):
 class Train(_Section):
     epochs: Count
     batch_size: Count
+    accumulation_steps: Count
     optimizer: Literal["adam", "sgd", "adafactor"]
     learning_rate: Number = Field(gt=0, le=1)
     learning_rate_schedule: Literal["constant", "cosine"]

@@ -74,7 +74,10 @@ def kl_weight_at(epoch: int, kl_weight: float, warmup_epochs: int) -> float:
 
 
 def training_step(
-    vae: VAE, optimizer: keras.Optimizer, gradient_clip_norm: float | None = None
+    vae: VAE,
+    optimizer: keras.Optimizer,
+    gradient_clip_norm: float | None = None,
+    accumulation_steps: int = 1,
 ) -> Callable:
     """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
 
@@ -84,19 +87,27 @@ def training_step(
     Args:
         gradient_clip_norm: L2 norm that all gradients together are shortened to if they are
             longer; None: they are taken as they are.
+        accumulation_steps: equal parts of a device's batch that go through the networks one after
+            the other, so that the activations of one part at a time are kept; the optimizer then
+            makes one step with the mean of their gradients. Batch normalisation takes its
+            statistics of each part, and moves its averages with each.
     """
     strategy = vae.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         optimizer.build(vae.trainable_variables)
 
-    def replica_step(batch, kl_weight):
+    def compute(batch, kl_weight):
         with tf.GradientTape() as tape:
             outputs = vae(batch, training=True)
             reconstruction, kl = vae.loss_terms(batch["images"], outputs)
             # The optimizer sums the gradients of all replicas.
-            loss = optimizer.scale_loss((reconstruction + kl_weight * kl) / replicas)
+            share = (reconstruction + kl_weight * kl) / (replicas * accumulation_steps)
+            loss = optimizer.scale_loss(share)
         gradients = tape.gradient(loss, vae.trainable_variables)
+        return gradients, tf.stack([reconstruction, kl])
+
+    def update(gradients):
         if gradient_clip_norm is not None:
             # Their sum is what is to be clipped, and here it is needed before the optimizer's.
             context = tf.distribute.get_replica_context()
@@ -105,11 +116,47 @@ def training_step(
             gradients, _ = tf.clip_by_global_norm(gradients, longest)
             gradients = [gradient / replicas for gradient in gradients]
         optimizer.apply(gradients, vae.trainable_variables)
-        return tf.stack([reconstruction, kl])
+
+    def replica_step(batch, kl_weight):
+        gradients, terms = compute(batch, kl_weight)
+        update(gradients)
+        return terms
+
+    def zeros():
+        return [tf.zeros(weight.shape) for weight in vae.trainable_variables], tf.zeros(2)
+
+    def add_part(number, sums, batch, kl_weight):
+        # Every so many-th image: then the parts of several devices make up that of a single one.
+        part = {
+            name: tf.reshape(value, (-1, accumulation_steps, *value.shape[1:]))[:, number]
+            for name, value in batch.items()
+        }
+        return tf.nest.map_structure(tf.add, sums, compute(part, kl_weight))
+
+    def update_with(sums):
+        gradients, terms = sums
+        update(gradients)
+        return terms / accumulation_steps
+
+    def accumulate(batch, kl_weight):
+        # A loop, and outside of `strategy.run`: in the loop's body devices may exchange statistics.
+        _, sums = tf.while_loop(
+            lambda number, sums: number < accumulation_steps,
+            lambda number, sums: (
+                number + 1,
+                strategy.run(add_part, (number, sums, batch, kl_weight)),
+            ),
+            (0, strategy.run(zeros)),
+            parallel_iterations=1,
+        )
+        return strategy.run(update_with, (sums,))
 
     @tf.function(reduce_retracing=True, autograph=False)
     def step(batch, kl_weight):
-        terms = strategy.run(replica_step, (batch, kl_weight))
+        if accumulation_steps == 1:
+            terms = strategy.run(replica_step, (batch, kl_weight))
+        else:
+            terms = accumulate(batch, kl_weight)
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, terms, axis=None)
 
     return step
@@ -261,6 +308,7 @@ def train(
     learning_rate_schedule: str = "constant",
     warmup_steps: int = 0,
     gradient_clip_norm: float | None = None,
+    accumulation_steps: int = 1,
     early_stopping_patience: int | None = None,
     kl_warmup_epochs: int,
     seed: int,
@@ -282,7 +330,7 @@ def train(
         optimizer: name of one of `facevae.optimizers.build_optimizer`.
         learning_rate_schedule: "constant", or "cosine", which falls to 0 with the last step.
         warmup_steps: steps over which the learning rate grows to `learning_rate`.
-        gradient_clip_norm: see `training_step`.
+        gradient_clip_norm, accumulation_steps: see `training_step`.
         early_stopping_patience: stop after so many epochs in a row without a smaller validation
             loss, and go back to the weights of the epoch that had the smallest; None: never.
         kl_warmup_epochs: epochs over which the KL weight grows to `vae.kl_weight`.
@@ -301,12 +349,12 @@ def train(
 
     Raises:
         UserError: too few images for one batch; a batch that does not split evenly over the
-            devices; a loss that is not finite; another machine that is gone.
+            devices and into parts; a loss that is not finite; another machine that is gone.
         StoppedError: `stop_requested`; the checkpoint has the state.
     """
     steps = steps_per_epoch(shards, batch_size)
     strategy = vae.distribute_strategy
-    check_batch_size(strategy, batch_size)
+    check_batch_size(strategy, batch_size, accumulation_steps)
     workers = Workers(strategy)
     schedule: float | WarmUp = learning_rate
     if learning_rate_schedule == "cosine":
@@ -315,7 +363,7 @@ def train(
         schedule = WarmUp(learning_rate, warmup_steps, None)
     with strategy.scope():
         built = build_optimizer(optimizer, schedule, vae.precision)
-    step = training_step(vae, built, gradient_clip_norm)
+    step = training_step(vae, built, gradient_clip_norm, accumulation_steps)
     evaluate = validation_step(vae, seed)
     patience = early_stopping_patience
     state = _State(vae, built, epochs, keep_best=patience is not None)
