@@ -292,3 +292,16 @@ def largest_batch(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def encoder_parameters(encoder: Encoder, *, image_size: int, inter_dense: int) -> int:
+    """The Encoder's parameters as Keras counts them, running statistics included.
+
+    Args: as of `ledger`.
+    """
+    count = 0
+    for layer in _layers(encoder, image_size, inter_dense):
+        if layer.name == "dense":  # the Decoder's first
+            break
+        count += layer.trained + layer.statistics
+    return count
