@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check test lint format bench-data bench-train gpu clean
+.PHONY: help repro celeba check fits test lint format bench-data bench-train gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ celeba: $(BIN)/.installed ## fetch CelebA into data/celeba, or FOLDER=..., and v
 
 check: $(BIN)/.installed ## check params.yaml without running anything
 	@$(BIN)/python -m facevae.parameters
+
+fits: $(BIN)/.installed ## tell what fits on a card of VRAM=4GiB, and with BATCH=256 how to make that fit
+	@$(BIN)/python -m facevae.fits "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
 
 test: $(BIN)/.installed-dev ## run the tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
