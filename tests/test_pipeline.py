@@ -16,7 +16,7 @@ from PIL import Image
 
 STAGES = {
     "synthesize", "prepare", "train@direct", "train@inter_dense", "generate@direct",
-    "generate@inter_dense", "evaluate@direct", "evaluate@inter_dense", "compare",
+    "generate@inter_dense", "evaluate@direct", "evaluate@inter_dense", "compare", "memory",
 }  # fmt: skip
 
 SMALL = {
@@ -235,10 +235,10 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
     assert told == _readme_table(project)
 
 
-def test_pipeline_inter_dense_runs_its_four_stages_and_back_is_cached(fresh: Study) -> None:
+def test_pipeline_inter_dense_runs_its_five_stages_and_back_is_cached(fresh: Study) -> None:
     output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
     assert ran(output) == {
-        "train@inter_dense", "generate@inter_dense", "evaluate@inter_dense", "compare",
+        "train@inter_dense", "generate@inter_dense", "evaluate@inter_dense", "compare", "memory",
     }  # fmt: skip
 
     rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))
