@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -62,6 +63,7 @@ def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
         inter_dense=8,
         dropout=0.1,
     )
+    assert "block" not in vae.get_config()  # the bytes of plain models' files stay
     inward = [
         layer.output.shape[1:3]
         for layer in vae.encoder.layers
@@ -78,6 +80,55 @@ def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
     assert outputs["reconstructions"].shape == (2, 96, 96, 3)
     assert outputs["mu"].shape == outputs["log_var"].shape == (2, 4)
     assert 0 <= np.min(outputs["reconstructions"]) <= np.max(outputs["reconstructions"]) <= 1
+
+
+@pytest.mark.parametrize("inter_dense", [0, 16])
+@pytest.mark.parametrize("batch_normalization", [False, True])
+def test_residual_blocks_weigh_what_the_formula_says(
+    inter_dense: int, batch_normalization: bool
+) -> None:
+    """k k c c' + c' per convolution, 4 c per normalisation, two of which are trained."""
+    filters, latent = [8, 16, 12], 5
+    vae = VAE(
+        image_size=32, filters=filters, kernel_sizes=[3, 5, 3], strides=[2, 2, 4],
+        latent_size=latent, inter_dense=inter_dense, batch_normalization=batch_normalization,
+        block="residual",
+    )  # fmt: skip
+    per_channel = 4 if batch_normalization else 0
+
+    def block(c: int) -> int:
+        return 9 * c * c + c + per_channel * c
+
+    flat, units = 2 * 2 * 12, inter_dense or 2 * 2 * 12
+    convolutions = (9 * 3 * 8 + 8) + (25 * 8 * 16 + 16) + (9 * 16 * 12 + 12)
+    encoder = convolutions + sum(per_channel * c + block(c) for c in filters)
+    encoder += (flat + 1) * inter_dense + 2 * (units + 1) * latent
+    assert vae.encoder.count_params() == encoder
+    transposed = (9 * 12 * 16 + 16) + (25 * 16 * 8 + 8) + (9 * 8 * 3 + 3)
+    decoder = (latent + 1) * flat + transposed + sum(per_channel * c + block(c) for c in (16, 8))
+    assert vae.decoder.count_params() == decoder
+    frozen = 2 if batch_normalization else 0
+    assert _trainable(vae.encoder) == encoder - frozen * 2 * sum(filters)
+    assert _trainable(vae.decoder) == decoder - frozen * 2 * (16 + 8)
+
+
+def test_residual_blocks_add_to_what_they_are_given() -> None:
+    """With a convolution of zeros they are their activation, which changes nothing activated."""
+    settings: dict[str, Any] = {
+        "image_size": 16, "filters": [4, 6], "kernel_sizes": [3, 3], "strides": [2, 2],
+        "latent_size": 3, "activation": "relu",
+    }  # fmt: skip
+    plain, residual = VAE(**settings), VAE(**settings, block="residual")
+    for ours, theirs in ((residual.encoder, plain.encoder), (residual.decoder, plain.decoder)):
+        names = {layer.name for layer in theirs.layers}
+        for layer in ours.layers:
+            if layer.name in names:
+                layer.set_weights(theirs.get_layer(layer.name).get_weights())
+            elif layer.name.endswith("_residual"):
+                layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+    images = np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
+    for name, expected in plain(images).items():
+        np.testing.assert_allclose(residual(images)[name], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -114,10 +165,11 @@ def test_sampling_uses_the_noise_it_is_given() -> None:
     np.testing.assert_allclose(outputs["reconstructions"], vae.decoder(z), rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture
-def small() -> VAE:
+@pytest.fixture(params=["plain", "residual"])
+def small(request: pytest.FixtureRequest) -> VAE:
     keras.utils.set_random_seed(0)
     return VAE(
+        block=request.param,
         image_size=16, filters=[4, 8], kernel_sizes=[3, 3], strides=[2, 2], latent_size=5,
         inter_dense=6, activation="relu", dropout=0.2, reconstruction="bce", kl_weight=0.25,
     )  # fmt: skip

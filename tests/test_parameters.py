@@ -47,6 +47,7 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("encoder", "filters", []),
         ("encoder", "strides", [2, 2, 2, 0]),
         ("encoder", "inter_dense", 0),
+        ("encoder", "block", "dense"),
         ("encoder", "batch_normalization", 1),
         ("encoder", "dropout", 1.0),
         ("loss", "reconstruction", "mae"),

@@ -82,8 +82,9 @@ def test_deterministic_to_the_bit(shards: Path, precision: str, optimizer: str) 
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str) -> None:
-    vae = _small(precision=precision)
+@pytest.mark.parametrize("block", ["plain", "residual"])
+def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str, block: str) -> None:
+    vae = _small(precision=precision, block=block)
     batch = next(
         iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
     )

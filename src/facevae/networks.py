@@ -39,6 +39,22 @@ def _activate(x, name: str, *, activation: str, batch_normalization: bool, dropo
     return x
 
 
+def _add_residual(x, name: str, *, activation: str, batch_normalization: bool, dropout: float):
+    """activation(x + normalised 3x3 convolution of x), one layer deep, as wide as x.
+
+    The post-activation block of He et al. 2015, arXiv 1512.03385, with one convolution in place of
+    two: x, activated, is the first one's output.
+    """
+    name = f"{name}_residual"
+    convolution = NormalizedConv2D if batch_normalization else keras.layers.Conv2D
+    change = convolution(x.shape[-1], 3, padding="same", name=name)(x)
+    if batch_normalization:
+        normalization = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_normalization")
+        change = normalization(change)
+    x = keras.layers.Add(name=f"{name}_sum")([x, change])
+    return _activate(x, name, activation=activation, batch_normalization=False, dropout=dropout)
+
+
 def build_encoder(
     *,
     image_size: int,
@@ -47,16 +63,23 @@ def build_encoder(
     strides: Sequence[int],
     latent_size: int,
     inter_dense: int,
+    block: str,
     activation: str,
     batch_normalization: bool,
     dropout: float,
 ) -> keras.Model:
     """Images (batch, size, size, 3) in [0, 1] to [mu, log_var], each (batch, latent_size).
 
-    Conv2D -> BatchNormalization -> activation (-> Dropout) per entry of `filters`, Flatten, and,
-    if `inter_dense` is not 0, one Dense layer of so many units in front of the two heads: the
-    extra layer of this study, which takes most of the heads' weights away.
+    Conv2D -> BatchNormalization -> activation (-> Dropout) per entry of `filters`, each followed by
+    a residual block if `block` is "residual", Flatten, and, if `inter_dense` is not 0, one Dense
+    layer of so many units in front of the two heads: the extra layer of this study, which takes
+    most of the heads' weights away.
     """
+    hidden: dict[str, Any] = {
+        "activation": activation,
+        "batch_normalization": batch_normalization,
+        "dropout": dropout,
+    }
     convolution = NormalizedConv2D if batch_normalization else keras.layers.Conv2D
     images = keras.Input((image_size, image_size, CHANNELS), name="images")
     x = images
@@ -64,13 +87,9 @@ def build_encoder(
     for number, (count, kernel, stride) in enumerate(inward, start=1):
         name = f"conv_{number}"
         x = convolution(count, kernel, stride, padding="same", name=name)(x)
-        x = _activate(
-            x,
-            name,
-            activation=activation,
-            batch_normalization=batch_normalization,
-            dropout=dropout,
-        )
+        x = _activate(x, name, **hidden)
+        if block == "residual":
+            x = _add_residual(x, name, **hidden)
     x = keras.layers.Flatten(name="flatten")(x)
     if inter_dense:
         x = keras.layers.Dense(inter_dense, activation=activation, name="inter_dense")(x)
@@ -87,15 +106,22 @@ def build_decoder(
     kernel_sizes: Sequence[int],
     strides: Sequence[int],
     latent_size: int,
+    block: str,
     activation: str,
     batch_normalization: bool,
     dropout: float,
 ) -> keras.Model:
     """z (batch, latent_size) to images (batch, size, size, 3) in [0, 1]: the Encoder mirrored.
 
-    Dense -> Reshape -> Conv2DTranspose -> BatchNormalization -> activation (-> Dropout) per layer;
-    the last Conv2DTranspose has 3 filters and a sigmoid, and no normalisation.
+    Dense -> Reshape -> Conv2DTranspose -> BatchNormalization -> activation (-> Dropout) per layer,
+    each followed by a residual block if `block` is "residual"; the last Conv2DTranspose has 3
+    filters and a sigmoid, and neither normalisation nor block.
     """
+    hidden: dict[str, Any] = {
+        "activation": activation,
+        "batch_normalization": batch_normalization,
+        "dropout": dropout,
+    }
     innermost = image_size // math.prod(strides)
     z = keras.Input((latent_size,), name="z")
     x = keras.layers.Dense(innermost * innermost * filters[-1], name="dense")(z)
@@ -110,13 +136,9 @@ def build_decoder(
         if last:
             x = keras.layers.Activation("sigmoid", dtype="float32", name="pixels")(x)
         else:
-            x = _activate(
-                x,
-                name,
-                activation=activation,
-                batch_normalization=batch_normalization,
-                dropout=dropout,
-            )
+            x = _activate(x, name, **hidden)
+            if block == "residual":
+                x = _add_residual(x, name, **hidden)
     return keras.Model(z, x, name="decoder")
 
 
@@ -129,6 +151,8 @@ class VAE(keras.Model):
         filters, kernel_sizes, strides: one entry per conv layer of the Encoder.
         latent_size: dimensions of z.
         inter_dense: units of the extra Dense layer in the Encoder; 0 for none.
+        block: "residual" for a residual block after each conv layer but the Decoder's last, or
+            "plain".
         activation: name of a Keras activation, after every hidden layer.
         batch_normalization: whether conv layers are normalised.
         dropout: rate after each conv layer's activation.
@@ -162,6 +186,7 @@ class VAE(keras.Model):
         strides: Sequence[int] = (2, 2, 2, 2),
         latent_size: int = 256,
         inter_dense: int = 0,
+        block: str = "plain",
         activation: str = "leaky_relu",
         batch_normalization: bool = True,
         dropout: float = 0.0,
@@ -180,6 +205,7 @@ class VAE(keras.Model):
             "kernel_sizes": list(kernel_sizes),
             "strides": list(strides),
             "latent_size": latent_size,
+            "block": block,
             "activation": activation,
             "batch_normalization": batch_normalization,
             "dropout": dropout,
@@ -250,4 +276,7 @@ class VAE(keras.Model):
         return reconstruction + self.kl_weight * kl
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._config}
+        config = {**super().get_config(), **self._config}
+        if config["block"] == "plain":  # as in files from before there were others
+            del config["block"]
+        return config

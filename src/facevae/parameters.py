@@ -59,6 +59,7 @@ class Encoder(_Section):
     strides: list[Count] = Field(min_length=1)
     latent_size: Count
     inter_dense: Count
+    block: Literal["plain", "residual"]
     activation: Literal["leaky_relu", "relu", "elu", "gelu", "silu"]
     batch_normalization: bool
     dropout: Number = Field(ge=0, lt=1)

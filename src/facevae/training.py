@@ -56,6 +56,7 @@ def build_vae(
         strides=encoder.strides,
         latent_size=encoder.latent_size,
         inter_dense=inter_dense,
+        block=encoder.block,
         activation=encoder.activation,
         batch_normalization=encoder.batch_normalization,
         dropout=encoder.dropout,
