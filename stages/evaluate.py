@@ -31,6 +31,7 @@ def main() -> None:
             batch_size,
             optimizer=training.optimizer,
             accumulation_steps=training.accumulation_steps,
+            rematerialization=training.rematerialization,
         )
         metrics = evaluate(
             load_model(options.model), shards, batch_size=batch_size, progress=progress

@@ -43,6 +43,7 @@ def main() -> None:
         "epochs": training.epochs,
         "batch_size": training.batch_size,
         "accumulation_steps": training.accumulation_steps,
+        "rematerialization": training.rematerialization,
         "optimizer": training.optimizer,
         "learning_rate": training.learning_rate,
         "learning_rate_schedule": training.learning_rate_schedule,

@@ -55,6 +55,7 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("loss", "kl_weight", float("nan")),
         ("train", "batch_size", 12.5),
         ("train", "accumulation_steps", 0),
+        ("train", "rematerialization", 1),
         ("train", "optimizer", "adamw"),
         ("train", "learning_rate", 0),
         ("train", "learning_rate_schedule", "linear"),

@@ -265,6 +265,34 @@ def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path)
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("network", "settings"),
+    [
+        ({"dropout": 0.2}, {}),
+        ({"dropout": 0.2, "inter_dense": 0, "activation": "elu"}, {"accumulation_steps": 2}),
+        ({"batch_normalization": False, "activation": "gelu"}, {"gradient_clip_norm": 1.0}),
+        ({"block": "residual", "dropout": 0.2}, {}),
+        ({"block": "residual", "batch_normalization": False}, {"accumulation_steps": 2}),
+    ],
+)
+def test_rematerialised_steps_are_the_same(
+    shards: Path, network: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Terms, and then weights, averages of normalisation and seeds of dropout, over three steps."""
+    dataset = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
+    results = []
+    for rematerialization in (False, True):
+        make_repeatable(1)
+        vae = _small(**network)
+        step = training_step(
+            vae, keras.optimizers.SGD(1e-3), rematerialization=rematerialization, **settings
+        )
+        terms = [step(batch, tf.constant(0.7)).numpy() for batch in dataset.take(3)]
+        results.append([np.array(terms), *(variable.numpy() for variable in vae.variables)])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_batch_that_does_not_split_into_parts_is_refused(shards: Path) -> None:
     with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ into 3 parts .+ of 3$"):
         _train(shards, accumulation_steps=3)

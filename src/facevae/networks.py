@@ -14,6 +14,7 @@ from facevae.errors import UserError
 from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
 from facevae.normalization import MOMENTUM, FusedBatchNormalization
 from facevae.parameters import shape_mistakes
+from facevae.rematerialization import rematerialized_call
 
 CHANNELS = 3
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -142,6 +143,12 @@ def build_decoder(
     return keras.Model(z, x, name="decoder")
 
 
+def _run(network: keras.Model, inputs, training: bool, rematerialization: bool):
+    if training and rematerialization:
+        return rematerialized_call(network, inputs)
+    return network(inputs, training=training)
+
+
 @keras.saving.register_keras_serializable("facevae")
 class VAE(keras.Model):
     """Variational autoencoder (Kingma & Welling 2013, arXiv 1312.6114) for square colour images.
@@ -228,30 +235,32 @@ class VAE(keras.Model):
         }
         self.built = True  # both halves have their weights already
 
-    def encode(self, images, training: bool = False):
+    def encode(self, images, training: bool = False, rematerialization: bool = False):
         """Images (batch, size, size, 3) to mu and the clamped log_var, each (batch, latent)."""
-        mu, log_var = self.encoder(images, training=training)
+        mu, log_var = _run(self.encoder, images, training, rematerialization)
         return mu, keras.ops.clip(log_var, *LOG_VAR_RANGE)
 
-    def call(self, inputs, training: bool = False):
+    def call(self, inputs, training: bool = False, rematerialization: bool = False):
         """Encode, sample and decode.
 
         Args:
             inputs: images (batch, size, size, 3) in [0, 1], reconstructed from mu; or a dict with
                 "images" and "epsilon" (batch, latent) drawn from N(0, I), reconstructed from
                 z = mu + sigma * epsilon.
+            rematerialization: in training on TensorFlow, whether what lies between convolutions is
+                computed again for the gradients, see `facevae.rematerialization`.
 
         Returns:
             A dict with "reconstructions", "mu" and "log_var".
         """
         if isinstance(inputs, dict):
-            mu, log_var = self.encode(inputs["images"], training=training)
+            mu, log_var = self.encode(inputs["images"], training, rematerialization)
             z = sample_latent(mu, log_var, inputs["epsilon"])
         else:
-            mu, log_var = self.encode(inputs, training=training)
+            mu, log_var = self.encode(inputs, training, rematerialization)
             z = mu
         return {
-            "reconstructions": self.decoder(z, training=training),
+            "reconstructions": _run(self.decoder, z, training, rematerialization),
             "mu": mu,
             "log_var": log_var,
         }

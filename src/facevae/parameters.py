@@ -75,6 +75,7 @@ class Train(_Section):
     epochs: Count
     batch_size: Count
     accumulation_steps: Count
+    rematerialization: bool
     optimizer: Literal["adam", "sgd", "adafactor"]
     learning_rate: Number = Field(gt=0, le=1)
     learning_rate_schedule: Literal["constant", "cosine"]

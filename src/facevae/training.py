@@ -79,6 +79,7 @@ def training_step(
     optimizer: keras.Optimizer,
     gradient_clip_norm: float | None = None,
     accumulation_steps: int = 1,
+    rematerialization: bool = False,
 ) -> Callable:
     """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
 
@@ -92,6 +93,8 @@ def training_step(
             the other, so that the activations of one part at a time are kept; the optimizer then
             makes one step with the mean of their gradients. Batch normalisation takes its
             statistics of each part, and moves its averages with each.
+        rematerialization: whether what lies between convolutions is computed again for the
+            gradients, see `facevae.rematerialization`.
     """
     strategy = vae.distribute_strategy
     replicas = strategy.num_replicas_in_sync
@@ -100,7 +103,7 @@ def training_step(
 
     def compute(batch, kl_weight):
         with tf.GradientTape() as tape:
-            outputs = vae(batch, training=True)
+            outputs = vae(batch, training=True, rematerialization=rematerialization)
             reconstruction, kl = vae.loss_terms(batch["images"], outputs)
             # The optimizer sums the gradients of all replicas.
             share = (reconstruction + kl_weight * kl) / (replicas * accumulation_steps)
@@ -310,6 +313,7 @@ def train(
     warmup_steps: int = 0,
     gradient_clip_norm: float | None = None,
     accumulation_steps: int = 1,
+    rematerialization: bool = False,
     early_stopping_patience: int | None = None,
     kl_warmup_epochs: int,
     seed: int,
@@ -331,7 +335,7 @@ def train(
         optimizer: name of one of `facevae.optimizers.build_optimizer`.
         learning_rate_schedule: "constant", or "cosine", which falls to 0 with the last step.
         warmup_steps: steps over which the learning rate grows to `learning_rate`.
-        gradient_clip_norm, accumulation_steps: see `training_step`.
+        gradient_clip_norm, accumulation_steps, rematerialization: see `training_step`.
         early_stopping_patience: stop after so many epochs in a row without a smaller validation
             loss, and go back to the weights of the epoch that had the smallest; None: never.
         kl_warmup_epochs: epochs over which the KL weight grows to `vae.kl_weight`.
@@ -364,7 +368,7 @@ def train(
         schedule = WarmUp(learning_rate, warmup_steps, None)
     with strategy.scope():
         built = build_optimizer(optimizer, schedule, vae.precision)
-    step = training_step(vae, built, gradient_clip_norm, accumulation_steps)
+    step = training_step(vae, built, gradient_clip_norm, accumulation_steps, rematerialization)
     evaluate = validation_step(vae, seed)
     patience = early_stopping_patience
     state = _State(vae, built, epochs, keep_best=patience is not None)
