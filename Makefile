@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check fits test lint format bench-data bench-train gpu clean
+.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-memory gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ bench-data: $(BIN)/.installed-dev ## measure the data path beside what this mach
 
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (20 minutes)
 	$(BIN)/python benchmarks/training.py
+
+bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (10 minutes)
+	$(BIN)/python benchmarks/ledger.py
 
 gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
 	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"

@@ -24,7 +24,7 @@ pipeline prepares ahead (on a GPU's machine they wait in the host's memory).
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from facevae.parameters import Encoder, Train
 
@@ -72,10 +72,13 @@ class _Layer:
     """A layer with weights, and what follows it up to the next one.
 
     Attributes:
-        weights: shapes of what is trained.
+        weights: shapes of what is trained, the kernel first.
         statistics: numbers that are not, float32.
         inputs, outputs: numbers per image.
-        kept: numbers per image in each tensor that is kept for the backward pass, by what it is.
+        kept: tensors kept for the backward pass, bytes per image each, by what they are. The
+            output of a layer is the input of the next one, and is here only once.
+        recomputed: bytes per image that rematerialization computes again of what follows it.
+        residual: whether its input is added to its output.
     """
 
     name: str
@@ -84,84 +87,111 @@ class _Layer:
     inputs: int
     outputs: int
     kept: dict[str, int]
+    recomputed: int = 0
+    residual: bool = False
 
     @property
     def trained(self) -> int:
         return sum(map(math.prod, self.weights))
 
+    @property
+    def kernel(self) -> int:
+        return math.prod(self.weights[0])
 
-def _layers(encoder: Encoder, image_size: int, inter_dense: int) -> list[_Layer]:
-    """All layers with weights, in the order of the forward pass."""
 
-    def hidden(outputs: int, *, normalized: bool) -> dict[str, int]:
-        kept = {"output": outputs}
-        if normalized:
-            kept["normalisation's input"] = outputs
-        if encoder.activation in ("gelu", "silu"):
-            kept["activation's input"] = outputs
-        return kept
+_OUTPUT, _NORMALIZED, _ACTIVATED = "output", "normalisation's input", "activation's input"
 
-    def convolution(name: str, kernel: tuple[int, ...], inputs: int, outputs: int) -> _Layer:
-        count = filters_of[name]
+
+def _layers(
+    encoder: Encoder,
+    image_size: int,
+    inter_dense: int,
+    number: int = _FLOAT32,
+    rematerialization: bool = False,
+) -> list[_Layer]:
+    """All layers with weights, in the order of the forward pass.
+
+    Args:
+        number: bytes of a number in the networks.
+    """
+
+    def convolution(
+        name: str, kernel: tuple[int, ...], count: int, inputs: int, outputs: int
+    ) -> _Layer:
+        tensor = number * outputs
+        # lean_leaky_relu, relu and elu have gradients of their output, the next layer's input.
+        behind = {_OUTPUT: tensor}
+        if encoder.activation == "silu":
+            behind[_ACTIVATED] = tensor
+        elif encoder.activation == "gelu":
+            # Half of it, its square, and 1 plus its error function.
+            behind[_ACTIVATED] = 3 * tensor
+        if encoder.dropout:
+            behind["dropout's input and mask"] = tensor + outputs  # a byte per number
         normalized = encoder.batch_normalization
         weights = (kernel, (count,), *([(count,), (count,)] if normalized else []))
+        statistics = 2 * count * normalized
+        kept = {_NORMALIZED: tensor} if normalized else {}
+        recomputed, residual = 0, name.endswith("residual")
+        if rematerialization:
+            # Of what is behind a sum, all that led to either part of it.
+            recomputed = sum(behind.values()) * (2 if residual else 1)
+            kept, behind = kept or {_ACTIVATED: tensor}, {}
         return _Layer(
-            name, weights, 2 * count * normalized, inputs, outputs,
-            hidden(outputs, normalized=normalized),
-        )  # fmt: skip
+            name, weights, statistics, inputs, outputs, kept | behind, recomputed, residual
+        )
 
-    filters_of: dict[str, int] = {}
+    def block(
+        name: str, kernel: tuple[int, ...], count: int, inputs: int, outputs: int
+    ) -> list[_Layer]:
+        first = convolution(name, kernel, count, inputs, outputs)
+        if encoder.block == "plain":
+            return [first]
+        shape = (3, 3, count, count)
+        return [first, convolution(f"{name}_residual", shape, count, outputs, outputs)]
+
+    def dense(name: str, width: int, units: int, kept: dict[str, int]) -> _Layer:
+        return _Layer(name, ((width, units), (units,)), 0, width, units, kept)
+
     layers = []
     side, channels = image_size, _CHANNELS
-    shape = zip(encoder.filters, encoder.kernel_sizes, encoder.strides, strict=True)
-    for number, (count, kernel, stride) in enumerate(shape, start=1):
-        name = f"conv_{number}"
-        filters_of[name] = count
+    inward = zip(encoder.filters, encoder.kernel_sizes, encoder.strides, strict=True)
+    for place, (count, kernel, stride) in enumerate(inward, start=1):
         inputs = side * side * channels
         side //= stride
-        layers.append(
-            convolution(name, (kernel, kernel, channels, count), inputs, side * side * count)
-        )
+        shape = (kernel, kernel, channels, count)
+        layers += block(f"conv_{place}", shape, count, inputs, side * side * count)
         channels = count
-    flattened = side * side * channels
-    width = flattened
+    flattened = width = side * side * channels
     if inter_dense:
-        layers.append(
-            _Layer(
-                "inter_dense", ((width, inter_dense), (inter_dense,)), 0, width, inter_dense,
-                hidden(inter_dense, normalized=False),
-            )
-        )  # fmt: skip
+        kept = {_OUTPUT: number * inter_dense}
+        if encoder.activation not in ("relu", "elu"):
+            # Its leaky ReLU is Keras' own, and has a gradient of its input.
+            kept[_ACTIVATED] = number * inter_dense
+        layers.append(dense("inter_dense", width, inter_dense, kept))
         width = inter_dense
     latent = encoder.latent_size
     for name in ("mu", "log_var"):
-        layers.append(
-            _Layer(name, ((width, latent), (latent,)), 0, width, latent, {"output": latent})
-        )
-    layers.append(
-        _Layer(
-            "dense", ((latent, flattened), (flattened,)), 0, latent, flattened,
-            {"output": flattened},
-        )
-    )  # fmt: skip
+        layers.append(dense(name, width, latent, {_OUTPUT: _FLOAT32 * latent}))
+    layers.append(dense("dense", latent, flattened, {_OUTPUT: number * flattened}))
     outward = zip(
         [*encoder.filters[-2::-1], _CHANNELS],
         encoder.kernel_sizes[::-1],
         encoder.strides[::-1],
         strict=True,
     )
-    for number, (count, kernel, stride) in enumerate(outward, start=1):
-        name = f"conv_transpose_{number}"
-        filters_of[name] = count
+    for place, (count, kernel, stride) in enumerate(outward, start=1):
         inputs = side * side * channels
         side *= stride
-        outputs = side * side * count
-        shape_of_kernel = (kernel, kernel, count, channels)
-        if number < len(encoder.filters):
-            layers.append(convolution(name, shape_of_kernel, inputs, outputs))
-        else:
-            layers.append(_Layer(name, (shape_of_kernel, (count,)), 0, inputs, outputs, {}))
+        shape = (kernel, kernel, count, channels)
+        layers += block(f"conv_transpose_{place}", shape, count, inputs, side * side * count)
         channels = count
+    if encoder.block == "residual":
+        layers.pop()
+    # No normalisation behind the last one; its sigmoid is counted with the loss.
+    layers[-1] = replace(
+        layers[-1], weights=layers[-1].weights[:2], statistics=0, kept={}, recomputed=0
+    )
     return layers
 
 
@@ -172,19 +202,27 @@ def _slots(optimizer: str, shape: tuple[int, ...]) -> int:
     return {"adam": 2, "sgd": 1, "adafactor": 1}[optimizer] * math.prod(shape)
 
 
+# Bytes per number of the images that are needed for the loss beside the reconstructions: float32
+# tensors and, of what is clipped, two of a byte that say where.
+# mse: the difference, its square, and for the gradient the derivatives of the square and of the
+# mean. bce: 1 - x, the clipped x', ln x', ln(1 - x'), and for the gradient the derivative of the
+# mean times 1 - x, 1 / x' and 1 - x'.
+_LOSS = {"mse": 4 * _FLOAT32, "bce": 7 * _FLOAT32 + 2}
+
+
 class _Step:
     """What is alive as a step goes on, and what was when most was."""
 
-    def __init__(self) -> None:
-        self.alive: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
+    def __init__(self, **alive: int) -> None:
+        self.alive = Counter(alive)
+        self.most: Counter[str] = Counter()
         self.moment = ""
 
-    def moment_of(self, moment: str, workspace: int) -> None:
+    def at(self, moment: str, workspace: int) -> None:
         """Note a moment, with what is needed in passing."""
         now = self.alive + Counter(workspace=workspace)
-        if now.total() > self.peak.total():
-            self.peak, self.moment = now, moment
+        if now.total() > self.most.total():
+            self.most, self.moment = now, moment
 
 
 def ledger(
@@ -204,54 +242,95 @@ def ledger(
             `encoder.inter_dense`, for the variants differ in it.
         reconstruction: "mse" or "bce", as `loss.reconstruction`.
     """
-    layers = _layers(encoder, image_size, inter_dense)
-    images = train.batch_size
-    number = _FLOAT32 if train.precision == "float32" else 2
+    accumulated = train.accumulation_steps > 1
+    images = math.ceil(train.batch_size / train.accumulation_steps)
+    lower = train.precision != "float32"
+    number = 2 if lower else _FLOAT32
+    layers = _layers(encoder, image_size, inter_dense, number, train.rematerialization)
     pixels = image_size * image_size * _CHANNELS
+
     weights = _FLOAT32 * sum(layer.trained + layer.statistics for layer in layers)
     gradients = _FLOAT32 * sum(layer.trained for layer in layers)
     slots = _FLOAT32 * sum(
         _slots(train.optimizer, shape) for layer in layers for shape in layer.weights
     )
-    batch = _FLOAT32 * train.batch_size * (pixels + encoder.latent_size)
+    batch = train.batch_size + (images if accumulated else 0)
+    batch *= _FLOAT32 * (pixels + encoder.latent_size)
+
+    # Copies in the lower precision: of the images, and of the kernels, which the gradient of the
+    # inputs is computed from. The heads compute in float32 and have a copy of their input.
+    copies = dict.fromkeys((layer.name for layer in layers), 0)
+    if lower:
+        for layer in layers:
+            if layer.name == "mu":
+                copies["mu"] = _FLOAT32 * images * layer.inputs
+            elif layer.name != "log_var":
+                copies[layer.name] = number * layer.kernel
+        copies["conv_1"] += number * images * pixels
     activations = {
-        layer.name: number * images * sum(layer.kept.values()) for layer in layers if layer.kept
+        layer.name: images * sum(layer.kept.values()) + copies[layer.name] for layer in layers
     }
-    step = _Step()
-    step.alive.update(weights=weights, optimizer_slots=slots, input_batches=batch)
-    step.alive["activations"] = sum(activations.values())
+    activations["pixels"] = _FLOAT32 * images * pixels
 
-    # The reconstructions, their difference from the images, its square, and for the gradient the
-    # square's derivative and the sum's, a 1 for every pixel.
-    step.moment_of("loss", 5 * _FLOAT32 * images * pixels)
-
-    for layer, before in zip(layers[::-1], [*layers[-2::-1], None], strict=True):
+    step = _Step(
+        weights=weights,
+        optimizer_slots=slots,
+        input_batches=batch,
+        gradients=gradients if accumulated else 0,  # their sum over the parts
+        activations=sum(activations.values()),
+    )
+    step.at("loss", images * pixels * _LOSS[reconstruction])
+    step.alive["activations"] -= activations["pixels"]
+    for before, layer in zip([None, *layers[:-1]][::-1], layers[::-1], strict=True):
+        # The layers behind have gone, and with them the need for the output as their input. The
+        # gradient of most activations is written over that of their output, silu's needs two
+        # tensors more; the normalisation's is always a second tensor.
         incoming = number * images * layer.outputs
-        if "normalisation's input" in layer.kept:
-            # From the gradient of its output it makes that of its input, a second tensor.
-            step.moment_of(f"gradients of {layer.name}'s normalisation", 2 * incoming)
-        outgoing = number * images * layer.inputs if before else 0
-        # What is kept of this layer goes with the gradient of its own output, but the output
-        # itself is the next layer's input and went with that.
-        step.alive["activations"] -= activations.get(layer.name, 0)
+        output = images * layer.kept.get(_OUTPUT, 0)
+        step.alive["activations"] -= output
+        if layer.kept and encoder.activation == "silu":
+            step.at(
+                f"gradient of the activation behind {layer.name}",
+                3 * incoming + images * layer.recomputed,
+            )
+        if _NORMALIZED in layer.kept:
+            step.at(f"gradient of the normalisation behind {layer.name}", 2 * incoming)
+        step.alive["activations"] -= images * sum(layer.kept.values()) - output
         step.alive["gradients"] += _FLOAT32 * layer.trained
-        step.moment_of(f"gradients of {layer.name}", incoming + outgoing)
-    step.moment_of("weight update", 0)
+        outgoing = number * images * layer.inputs if before else 0
+        again = images * before.recomputed if before else 0
+        rounded = number * layer.kernel if lower else 0  # its gradient, before it is in float32
+        added = incoming if layer.residual else 0  # waits to be added to the outgoing one
+        step.at(f"gradients of {layer.name}", incoming + outgoing + again + rounded + added)
+        step.alive["activations"] -= copies[layer.name]
+    step.at("weight update", _update(train, layers))
     return Ledger(
         weights=weights,
         gradients=gradients,
         optimizer_slots=slots,
         input_batches=batch,
-        activations=activations,
-        at_peak={
-            kind: step.peak[kind]
-            for kind in (
-                "weights", "optimizer_slots", "input_batches", "activations", "gradients",
-                "workspace",
-            )
-        },
+        activations={name: count for name, count in activations.items() if count},
+        at_peak={kind: step.most[kind] for kind in (*step.alive, "workspace")},
         moment=step.moment,
-    )  # fmt: skip
+    )
+
+
+def _update(train: Train, layers: list[_Layer]) -> int:
+    """Bytes that the weight update needs beside the gradients.
+
+    TensorFlow runs what has become ready last first. So updates wait for the end of the backward
+    pass, and all gradients are there at once.
+    """
+    trained = _FLOAT32 * sum(layer.trained for layer in layers)
+    needed = 0
+    if train.gradient_clip_norm is not None:
+        needed += trained  # the shortened ones
+    if train.precision == "float16":
+        needed += trained  # those divided by the scale of the loss
+    if train.optimizer == "adafactor":
+        # The gradient's square, and the update before and after its division by the columns.
+        needed += 2 * _FLOAT32 * max(layer.kernel for layer in layers)
+    return needed
 
 
 def largest_batch(
@@ -263,7 +342,9 @@ def largest_batch(
     capacity: int,
     reconstruction: str = "mse",
 ) -> int:
-    """The largest batch whose step's peak is at most `capacity` bytes; 0 if not even one fits.
+    """The largest batch whose step's peak is at most `capacity` bytes, in whole accumulation steps.
+
+    0 if not even the smallest fits.
 
     Args: otherwise as `ledger`; `train.batch_size` does not matter.
     """
@@ -281,17 +362,14 @@ def largest_batch(
             <= capacity
         )
 
-    smallest = 1
-    if not fits(smallest):
-        return 0
-    largest = smallest
-    while fits(2 * largest):
-        largest *= 2
-    low, high = largest, 2 * largest
+    parts = train.accumulation_steps
+    low, high = 0, 1
+    while fits(high * parts):
+        low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+        low, high = (middle, high) if fits(middle * parts) else (low, middle)
+    return low * parts
 
 
 def encoder_parameters(encoder: Encoder, *, image_size: int, inter_dense: int) -> int:

@@ -1,0 +1,135 @@
+"""The ledger of a training step's memory beside what the step is measured to take.
+
+Every configuration is trained in fresh processes. See `facevae.memory_measurement` for what is
+measured.
+"""
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from facevae.memory import ledger
+from facevae.memory_measurement import measured_peak
+from facevae.parameters import load_parameters
+
+MIB = 2**20
+IMAGE_SIZE = 96
+REPEATED = ("direct, batch 32", "inter_dense, batch 128")
+REPETITIONS = 5
+
+_THREE_WIDE = {"filters": [32, 64, 128], "kernel_sizes": [3, 3, 3], "strides": [4, 2, 2]}
+_THREE_DEEP = {"filters": [32, 128, 256], "kernel_sizes": [3, 3, 3], "strides": [2, 4, 4]}
+_FIVE = {"filters": [32, 64, 128, 256, 256], "kernel_sizes": [3] * 5, "strides": [2] * 5}
+
+# Changes to params.yaml by name, without their sections.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "direct, batch 32": {"inter_dense": 0, "batch_size": 32},
+    "direct, batch 128": {"inter_dense": 0, "batch_size": 128},
+    "direct, latent 512, batch 64": {"inter_dense": 0, "latent_size": 512, "batch_size": 64},
+    "direct, bfloat16, batch 128": {"inter_dense": 0, "batch_size": 128, "precision": "bfloat16"},
+    "inter_dense, batch 32": {"batch_size": 32},
+    "inter_dense, batch 128": {"batch_size": 128},
+    "inter_dense, batch 512": {"batch_size": 512},
+    "inter_dense, latent 512, batch 64": {"latent_size": 512, "batch_size": 64},
+    "64 units, batch 32": {"inter_dense": 64, "batch_size": 32},
+    "bfloat16, batch 128": {"batch_size": 128, "precision": "bfloat16"},
+    "strides 4 2 2, batch 128": {**_THREE_WIDE, "batch_size": 128},
+    "strides 2 4 4, batch 128": {**_THREE_DEEP, "batch_size": 128},
+    "five layers, batch 128": {**_FIVE, "batch_size": 128},
+    "sgd, direct, batch 32": {"inter_dense": 0, "batch_size": 32, "optimizer": "sgd"},
+    "adafactor, direct, batch 32": {"inter_dense": 0, "batch_size": 32, "optimizer": "adafactor"},
+    "adafactor, direct, batch 4": {"inter_dense": 0, "batch_size": 4, "optimizer": "adafactor"},
+    "in 4 parts, batch 128": {"batch_size": 128, "accumulation_steps": 4},
+    "in 4 parts, direct, batch 32": {
+        "inter_dense": 0, "batch_size": 32, "accumulation_steps": 4
+    },
+    "rematerialization, batch 128": {"batch_size": 128, "rematerialization": True},
+    "rematerialization in 4 parts, batch 128": {
+        "batch_size": 128, "accumulation_steps": 4, "rematerialization": True,
+    },
+    "bfloat16, rematerialization, batch 128": {
+        "batch_size": 128, "precision": "bfloat16", "rematerialization": True,
+    },
+    "residual, batch 64": {"batch_size": 64, "block": "residual"},
+    "residual, rematerialization, batch 64": {
+        "batch_size": 64,
+        "block": "residual",
+        "rematerialization": True,
+    },
+    "no normalisation, batch 128": {"batch_size": 128, "batch_normalization": False},
+    "dropout, batch 64": {"batch_size": 64, "dropout": 0.1},
+    "silu, batch 64": {"batch_size": 64, "activation": "silu"},
+    "gelu, batch 64": {"batch_size": 64, "activation": "gelu"},
+    "bce, batch 64": {"batch_size": 64, "reconstruction": "bce"},
+    "clipped gradients, batch 32": {"batch_size": 32, "gradient_clip_norm": 1.0},
+    "direct, batch 2": {"inter_dense": 0, "batch_size": 2},
+}  # fmt: skip
+
+
+def arguments(name: str) -> dict[str, Any]:
+    """What `ledger` and `measured_peak` take, for one of the configurations."""
+    project = Path(__file__).resolve().parent.parent
+    parameters = load_parameters(project / "params.yaml")
+    changes = dict(CONFIGURATIONS[name])
+    inter_dense = changes.pop("inter_dense", parameters.encoder.inter_dense)
+
+    def changed(section: BaseModel) -> BaseModel:
+        own = {key: value for key, value in changes.items() if key in type(section).model_fields}
+        return section.model_copy(update=own)
+
+    return {
+        "encoder": changed(parameters.encoder),
+        "train": changed(parameters.train),
+        "image_size": IMAGE_SIZE,
+        "inter_dense": inter_dense,
+        "reconstruction": changes.get("reconstruction", "mse"),
+    }
+
+
+def measured(names: list[str], **settings: Any) -> Iterator[int]:
+    """The peaks of some configurations, bytes; two processes at a time."""
+
+    def measure(name: str) -> int:
+        return measured_peak(**arguments(name), **settings)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(measure, names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="configurations; all if none is named")
+    names = parser.parse_args().names or list(CONFIGURATIONS)
+    print("| configuration | ledger, MiB | measured, MiB | ledger over measured | at its peak |")
+    print("| --- | ---: | ---: | ---: | --- |", flush=True)
+    for name, peak in zip(names, measured(names), strict=True):
+        expected = ledger(**arguments(name))
+        print(
+            f"| {name} | {expected.peak / MIB:.1f} | {peak / MIB:.1f} "
+            f"| {expected.peak / peak:.3f} | {expected.moment} |",
+            flush=True,
+        )
+    if names != list(CONFIGURATIONS):
+        return
+    print()
+    print(f"| {REPETITIONS} processes each | median, MiB | least to most, MiB | spread |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, own in itertools.product(REPEATED, (False, True)):
+        peaks = [peak / MIB for peak in measured([name] * REPETITIONS, own_allocator=own)]
+        middle, least, most = statistics.median(peaks), min(peaks), max(peaks)
+        allocator = ", TensorFlow's own allocator" if own else ""
+        print(
+            f"| {name}{allocator} | {middle:.1f} | {least:.1f} to {most:.1f} "
+            f"| {(most - least) / middle:.2%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

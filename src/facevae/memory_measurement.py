@@ -1,0 +1,156 @@
+"""The memory that a training step takes, measured in a process of its own.
+
+Measured is what TensorFlow takes for weights, optimizer slots, the batch and all tensors of the
+step at its peak: on a GPU by the count of its allocator, else by what the process grows by. For the
+latter each tensor is made to come from the system and to go back at once (`_ENVIRONMENT`), for
+TensorFlow's own arena on the CPU keeps what it has once held, and rounds up.
+
+A first training step of a network also takes memory that has nothing to do with the network's size:
+Python's objects, the graph, compiled kernels. So two small networks of the same layers are trained
+first: one so that all code is loaded, the other to see what such a network takes whatever its size,
+which is left out of the result.
+"""
+
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from facevae.parameters import Encoder, Loss, Train
+
+# oneDNN's allocator hands requests through to the C library, and that (glibc) takes everything from
+# 64 KiB on from the system for itself and gives it back when it is freed.
+_ENVIRONMENT = {
+    "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+_STEPS = 2
+
+
+def measured_peak(
+    encoder: Encoder,
+    train: Train,
+    *,
+    image_size: int,
+    inter_dense: int,
+    reconstruction: str = "mse",
+    own_allocator: bool = False,
+) -> int:
+    """Bytes that building the networks and training them for two steps takes at the most.
+
+    A fresh process is started for it. On Linux only, unless there is a GPU.
+
+    Args: otherwise as `facevae.memory.ledger`.
+        own_allocator: on a CPU, leave TensorFlow its own allocator, as the train stage does.
+    """
+    what = {
+        "encoder": encoder.model_dump(),
+        "train": train.model_dump(),
+        "loss": {"reconstruction": reconstruction, "kl_weight": 1.0, "kl_warmup_epochs": 0},
+        "image_size": image_size,
+        "inter_dense": inter_dense,
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "facevae.memory_measurement"],
+        input=json.dumps(what),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **({} if own_allocator else _ENVIRONMENT)},
+    )
+    if process.returncode:
+        raise RuntimeError(f"the measuring process failed:\n{process.stderr}")
+    return int(process.stdout.split()[-1])
+
+
+class _Meter:
+    """What is taken more than when this was made, at the most, bytes."""
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        self._gpu = bool(tf.config.list_physical_devices("GPU"))
+        gc.collect()
+        if self._gpu:
+            tf.config.experimental.reset_memory_stats("GPU:0")
+        else:
+            # Makes the largest size of the process so far its present one, see proc(5).
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._read("current", "VmRSS")
+
+    def _read(self, of_allocator: str, of_process: str) -> int:
+        import tensorflow as tf
+
+        if self._gpu:
+            return tf.config.experimental.get_memory_info("GPU:0")[of_allocator]
+        status = Path("/proc/self/status").read_text()
+        found = re.search(rf"{of_process}:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) * 1024
+
+    def peak(self) -> int:
+        return self._read("peak", "VmHWM") - self._before
+
+
+def _smallest(encoder: Encoder, train: Train, inter_dense: int) -> tuple[Encoder, Train, int]:
+    """The same layers, of 4 units each, and one image for every part of the batch."""
+    narrow = {"filters": [4] * len(encoder.filters), "latent_size": 4}
+    return (
+        encoder.model_copy(update=narrow),
+        train.model_copy(update={"batch_size": train.accumulation_steps}),
+        4 if inter_dense else 0,
+    )
+
+
+def _train(encoder: Encoder, loss: Loss, train: Train, image_size: int, inter_dense: int) -> int:
+    """Build and train; the most memory that it took, bytes."""
+    import tensorflow as tf
+
+    from facevae.networks import CHANNELS
+    from facevae.optimizers import build_optimizer
+    from facevae.training import build_vae, training_step
+
+    meter = _Meter()
+    vae = build_vae(
+        encoder, loss, image_size=image_size, inter_dense=inter_dense, precision=train.precision
+    )
+    step = training_step(
+        vae,
+        build_optimizer(train.optimizer, train.learning_rate, train.precision),
+        train.gradient_clip_norm,
+        train.accumulation_steps,
+        train.rematerialization,
+    )
+    # Made where they are used: what is converted from NumPy is held twice for a while.
+    batch = {
+        "images": tf.fill((train.batch_size, image_size, image_size, CHANNELS), 0.5),
+        "epsilon": tf.zeros((train.batch_size, encoder.latent_size)),
+    }
+    for _ in range(_STEPS):
+        step(batch, tf.constant(loss.kl_weight)).numpy()
+    return meter.peak()
+
+
+def main() -> None:
+    """In the process that is measured: what to train on standard input, bytes on its output."""
+    what: dict[str, Any] = json.load(sys.stdin)
+    encoder, train = Encoder(**what["encoder"]), Train(**what["train"])
+    loss, image_size, inter_dense = Loss(**what["loss"]), what["image_size"], what["inter_dense"]
+
+    from facevae.determinism import make_repeatable
+
+    make_repeatable(1)
+    small_encoder, small_train, few = _smallest(encoder, train, inter_dense)
+    for _ in range(2):
+        whatever = _train(small_encoder, loss, small_train, image_size, few)
+    print(_train(encoder, loss, train, image_size, inter_dense) - whatever)
+
+
+if __name__ == "__main__":
+    main()

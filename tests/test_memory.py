@@ -1,0 +1,144 @@
+"""The ledger of a training step's memory: its arithmetic beside Keras', its peak beside a step's.
+
+The configurations are those of benchmarks/ledger.py; here are fewer of them, for the sake of time.
+"""
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import pytest
+
+from facevae.memory import Ledger, largest_batch, ledger
+from facevae.networks import VAE
+from facevae.optimizers import build_optimizer
+from facevae.parameters import Parameters
+from facevae.training import build_vae
+from ledger import CONFIGURATIONS, arguments, measured
+
+MIB = 2**20
+TESTED = [
+    "direct, batch 32",
+    "direct, bfloat16, batch 128",
+    "inter_dense, batch 128",
+    "inter_dense, batch 512",
+    "inter_dense, latent 512, batch 64",
+    "64 units, batch 32",
+    "bfloat16, batch 128",
+    "strides 4 2 2, batch 128",
+    "five layers, batch 128",
+    "sgd, direct, batch 32",
+    "adafactor, direct, batch 32",
+    "in 4 parts, batch 128",
+    "rematerialization, batch 128",
+    "rematerialization in 4 parts, batch 128",
+    "residual, batch 64",
+]
+REPEATED = TESTED[0]
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, int]:
+    return dict(zip([*TESTED, "again"], measured([*TESTED, REPEATED]), strict=True))
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_peak_is_what_a_training_step_takes(peaks: dict[str, int], name: str) -> None:
+    expected = ledger(**arguments(name))
+    assert expected.peak == pytest.approx(peaks[name], rel=0.1), expected
+
+
+def test_the_measurement_repeats(peaks: dict[str, int]) -> None:
+    assert peaks["again"] == pytest.approx(peaks[REPEATED], rel=0.03)
+
+
+def _built(name: str, parameters: Parameters) -> tuple[Ledger, VAE, dict[str, Any]]:
+    given = arguments(name)
+    vae = build_vae(
+        given["encoder"],
+        parameters.loss,
+        image_size=given["image_size"],
+        inter_dense=given["inter_dense"],
+        precision=given["train"].precision,
+    )
+    return ledger(**given), vae, given
+
+
+def _bytes(variables: list[Any]) -> int:
+    floats = [variable for variable in variables if "int" not in str(variable.dtype)]
+    return sum(4 * math.prod(variable.shape) for variable in floats)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_weights_gradients_and_slots_are_those_of_keras(name: str, parameters: Parameters) -> None:
+    accounted, vae, given = _built(name, parameters)
+    assert accounted.weights == _bytes(vae.weights)
+    assert accounted.gradients == _bytes(vae.trainable_weights)
+    train = given["train"]
+    optimizer = build_optimizer(train.optimizer, train.learning_rate, train.precision)
+    optimizer.build(vae.trainable_variables)
+    slots = [variable for variable in optimizer.variables if len(variable.shape)]
+    assert accounted.optimizer_slots == _bytes(slots)
+
+
+def _outputs(vae: VAE) -> dict[str, int]:
+    layers = [*vae.encoder.layers, *vae.decoder.layers]
+    tensors = [(layer.name, layer.output) for layer in layers[1:] if layer.name != "z"]
+    return {
+        name: math.prod(tensor.shape[1:])
+        for name, tensor in tensors
+        if isinstance(tensor, keras.KerasTensor)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["inter_dense, batch 128", "five layers, batch 128", "residual, batch 64"]
+)
+def test_activations_are_the_layers_outputs(name: str, parameters: Parameters) -> None:
+    accounted, vae, given = _built(name, parameters)
+    outputs, images = _outputs(vae), given["train"].batch_size
+    hidden = {key for key in outputs if f"{key}_normalization" in outputs}
+    blocks = 2 if given["encoder"].block == "residual" else 1
+    assert len(hidden) == blocks * (2 * len(given["encoder"].filters) - 1)
+    for layer in hidden:
+        # The input of the normalisation and the output of the activation.
+        assert accounted.activations[layer] == 4 * images * (
+            outputs[layer] + outputs[f"{layer}_activation"]
+        )
+    assert accounted.activations["pixels"] == 4 * images * outputs["pixels"]
+    assert accounted.activations["dense"] == 4 * images * outputs["reshape"]
+    rest = {"pixels", "dense", "inter_dense", "mu", "log_var"}
+    assert set(accounted.activations) == hidden | rest
+
+
+def test_parts_of_the_peak_add_up() -> None:
+    for name in CONFIGURATIONS:
+        accounted = ledger(**arguments(name))
+        assert accounted.peak == sum(accounted.at_peak.values())
+        assert accounted.at_peak["weights"] == accounted.weights
+        assert accounted.at_peak["activations"] <= sum(accounted.activations.values())
+        assert accounted.workspace == accounted.at_peak["workspace"] > 0
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("capacity", [200 * MIB, 2048 * MIB])
+def test_the_largest_batch_is_the_largest(parts: int, capacity: int) -> None:
+    given = arguments("inter_dense, batch 32")
+    train = given.pop("train").model_copy(update={"accumulation_steps": parts})
+
+    def peak(batch_size: int) -> int:
+        changed = train.model_copy(update={"batch_size": batch_size})
+        return ledger(train=changed, **given).peak
+
+    largest = largest_batch(train=train, capacity=capacity, **given)
+    assert largest % parts == 0
+    assert peak(largest) <= capacity < peak(largest + parts)
+    assert largest_batch(train=train, capacity=peak(parts) - 1, **given) == 0
+    assert largest_batch(train=train, capacity=peak(parts), **given) == parts
+
+
+def test_the_ledger_is_instant() -> None:
+    code = "import sys, facevae.memory; sys.exit(bool({'tensorflow', 'keras'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
