@@ -68,7 +68,7 @@ def test_memory_stage_writes_the_same_bytes_twice(
         assert one.read_bytes() == other.read_bytes()
 
     table, text, *pictures = first
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [(row["variant"], int(row["batch_size"])) for row in rows] == [
         (variant, size) for size in (32, 64, 128, 256, 512, 1024) for variant in VARIANTS
     ]
