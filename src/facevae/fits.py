@@ -69,6 +69,7 @@ CHANGES_CHEAPEST_FIRST = (
         )
         for steps in (2, 4, 8, 16)
     ),
+    Change({"train.rematerialization": True}, "compute activations again instead of keeping them"),
     Change({}, "train the variant inter_dense alone", variants=("inter_dense",)),
     *(
         Change({"encoder.inter_dense": units}, f"{units} units in the extra Dense layer")
@@ -83,6 +84,7 @@ CHANGES_CHEAPEST_FIRST = (
         "Adafactor, slots for rows and columns alone",
     ),
     Change({"train.precision": "bfloat16"}, "2 bytes a number, on cards that have bfloat16"),
+    Change({"encoder.block": "residual"}, "residual blocks of low depth"),
 )
 
 
