@@ -33,9 +33,8 @@ def main() -> None:
             accumulation_steps=training.accumulation_steps,
             rematerialization=training.rematerialization,
         )
-        metrics = evaluate(
-            load_model(options.model), shards, batch_size=batch_size, progress=progress
-        )
+        part = batch_size // training.accumulation_steps  # what is known to fit
+        metrics = evaluate(load_model(options.model), shards, batch_size=part, progress=progress)
     write_json(options.cost, cost)
     write_json(options.metrics, metrics)
 

@@ -92,7 +92,7 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
     def gain(cost: Measured) -> str:
         double = cost["images_per_second_double_batch"]
         if double is None:
-            return "not measured, the train split is too small"
+            return "not measured: the train split or the memory is too small"
         return f"{double / cost['images_per_second']:.2f} times the images per second"
 
     return [

@@ -84,7 +84,6 @@ CHANGES_CHEAPEST_FIRST = (
         "Adafactor, slots for rows and columns alone",
     ),
     Change({"train.precision": "bfloat16"}, "2 bytes a number, on cards that have bfloat16"),
-    Change({"encoder.block": "residual"}, "residual blocks of low depth"),
 )
 
 
@@ -153,6 +152,7 @@ def variant_ledger(parameters: Parameters, variant: str) -> Ledger:
         parameters.train,
         image_size=parameters.data.image_size,
         inter_dense=inter_dense_units(parameters, variant),
+        reconstruction=parameters.loss.reconstruction,
     )
 
 
@@ -163,6 +163,7 @@ def variant_largest_batch(parameters: Parameters, variant: str, capacity: int) -
         parameters.train,
         image_size=parameters.data.image_size,
         inter_dense=inter_dense_units(parameters, variant),
+        reconstruction=parameters.loss.reconstruction,
         capacity=capacity,
     )
 

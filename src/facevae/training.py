@@ -417,7 +417,8 @@ def train(
             pause()
         reconstruction, kl = (state.totals / np.float32(steps)).tolist()
         # Each machine goes through the whole split, but what decides is the chief's last bit.
-        validation = split_terms(evaluate, shards, "validation", batch_size, pause)
+        part = batch_size // accumulation_steps  # what is known to fit
+        validation = split_terms(evaluate, shards, "validation", part, pause)
         val_reconstruction, val_kl = workers.chiefs(np.array(validation)).tolist()
         _check_finite(
             np.array([val_reconstruction, val_kl], np.float32),
