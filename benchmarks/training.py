@@ -8,14 +8,13 @@ of CelebA's folder FACEVAE_CELEBA, or drawn faces where it is not set.
 import argparse
 import itertools
 import os
-import random
 import runpy
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ BATCH = 128
 INTER_DENSE = 256
 ROUNDS = 7
 EPOCH = 3180  # training images of the sample
-EPOCH_ROUNDS = 3
+EPOCH_ROUNDS = 11
+BATCH_SIZES = (64, 128, 256, 512)
 MFLOP = 448  # of one image in one step
 MATRIX = 4096
 
@@ -250,34 +250,37 @@ def print_speed(shards: Path, folder: Path) -> None:
 
 
 def print_epochs(shards: Path) -> None:
-    """Table of seconds per epoch, whole epochs in fresh processes, in random order.
+    """Table of seconds per epoch of 3,180 images, both variants at several batch sizes.
 
-    An epoch leaves out what does not fill a batch: its seconds are those of 3,180 images at its
-    rate.
+    All take turns, as whole epochs one after the other would measure the machine's drift.
     """
-    sizes = (64, 128, 256, 512)
-    variants = {"direct": 0, "inter_dense": INTER_DENSE}
-    seconds: dict[tuple[str, int], list[float]] = {}
-    for _ in range(EPOCH_ROUNDS):
-        order = list(itertools.product(variants, sizes))
-        random.shuffle(order)
-        for variant, size in order:
-            candidate = ours(shards, size, "--repeatable", inter_dense=variants[variant])
-            candidate.turn(2)
-            rate = candidate.turn(EPOCH // size)
-            candidate.end()
-            seconds.setdefault((variant, size), []).append(EPOCH / rate)
-    print(
-        "| batch size | direct, s per epoch | inter_dense, s per epoch | inter_dense over direct |"
+    units = {"direct": 0, "inter_dense": INTER_DENSE}
+    keys = list(itertools.product(units, BATCH_SIZES))
+    rates = take_turns(
+        {
+            f"{variant} {size}": ours(shards, size, "--repeatable", inter_dense=units[variant])
+            for variant, size in keys
+        },
+        EPOCH_ROUNDS,
     )
-    print("| ---: | ---: | ---: | ---: |")
-    for size in sizes:
-        cells = []
-        for variant in variants:
-            times = seconds[variant, size]
-            cells.append(f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})")
-        middle, low, high = ratio(seconds["inter_dense", size], seconds["direct", size])
-        print(f"| {size} | {' | '.join(cells)} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+
+    def show(numbers: Sequence[float], form: str) -> str:
+        middle, low, high = (form.format(number) for number in numbers)
+        return f"{middle} ({low} to {high})"
+
+    print(
+        "| batch size | direct, s per epoch | inter_dense, s per epoch | inter_dense over direct "
+        f"| direct over its batch {BATCH} | inter_dense over its batch {BATCH} |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    for size in BATCH_SIZES:
+        mine = {variant: [EPOCH / rate for rate in rates[f"{variant} {size}"]] for variant in units}
+        cells = [show(ratio(times, [1.0] * len(times)), "{:.1f}") for times in mine.values()]
+        cells.append(show(ratio(mine["inter_dense"], mine["direct"]), "{:.2f}"))
+        for variant, times in mine.items():
+            usual = [EPOCH / rate for rate in rates[f"{variant} {BATCH}"]]
+            cells.append("1" if size == BATCH else show(ratio(times, usual), "{:.2f}"))
+        print(f"| {size} | {' | '.join(cells)} |")
 
 
 def main() -> None:

@@ -154,3 +154,33 @@ def save_lines_and_levels(
     figure.axes[0].legend(loc="lower right", frameon=False, fontsize=9)
     figure.axes[-1].set_xlabel(x_label)
     _save(figure, path)
+
+
+def save_labelled_points(
+    panels: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]],
+    highlighted: str,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Write panels, two in a row, with a few points that bear their names.
+
+    Args:
+        panels: by the labels of the x and the y axis, the points by name.
+        highlighted: the point to set off from the others.
+    """
+    figure = _figure(6.5)
+    figure.suptitle(title, fontsize=12)
+    axes_of = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
+    for axes, ((x_label, y_label), points) in zip(axes_of, panels.items(), strict=True):
+        for name, (x, y) in points.items():
+            other = name == highlighted
+            axes.plot(x, y, "D" if other else "o", color=_LEVEL if other else _LINE)
+            axes.annotate(name, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        axes.margins(0.12)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+    _save(figure, path)

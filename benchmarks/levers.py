@@ -1,0 +1,186 @@
+"""What each lever on a training's memory saves, and what it costs in speed and held-out loss.
+
+At batch 128, each beside the default. Memory is reckoned and measured (see `memory.py`). For the
+speed all candidates take turns (see `worker.py`). For the loss, the train stage trains each for
+the same number of steps, on the images of CelebA's folder FACEVAE_CELEBA, or drawn faces.
+"""
+
+import argparse
+import csv
+import itertools
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from _stage import load_tensorflow
+from facevae.memory import ledger
+from facevae.memory_measurement import measured_peak
+from facevae.parameters import Parameters, load_parameters
+from training import PROJECT, prepared
+from worker import Candidate, ratio, serve, take_turns
+
+BATCH = 128
+EPOCHS = 4
+ROUNDS = 5
+LAST_EPOCHS = 2  # whose validation losses are averaged: a single one jitters
+MIB = 2**20
+
+DEFAULT = "default: inter_dense 256"
+LEVERS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "no extra Dense layer": {"inter_dense": 0},
+    "inter_dense 64": {"inter_dense": 64},
+    "batch in 2 parts": {"train.accumulation_steps": 2},
+    "batch in 4 parts": {"train.accumulation_steps": 4},
+    "rematerialization": {"train.rematerialization": True},
+    "SGD, learning rate 1e-4": {"train.optimizer": "sgd", "train.learning_rate": 1e-4},
+    "Adafactor, learning rate 0.01": {
+        "train.optimizer": "adafactor",
+        "train.learning_rate": 0.01,
+    },
+    "bfloat16": {"train.precision": "bfloat16"},
+    "three conv layers, strides 4 2 2": {
+        "encoder.filters": [32, 64, 128],
+        "encoder.kernel_sizes": [3, 3, 3],
+        "encoder.strides": [4, 2, 2],
+    },
+    "five conv layers": {
+        "encoder.filters": [32, 64, 128, 256, 256],
+        "encoder.kernel_sizes": [3, 3, 3, 3, 3],
+        "encoder.strides": [2, 2, 2, 2, 2],
+    },
+    "residual blocks": {"encoder.block": "residual"},
+}
+
+
+def write_parameters(lever: Mapping[str, Any], file: Path) -> int:
+    """Write a params.yaml for a lever; the units of the extra Dense layer are returned."""
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    content["train"] |= {"batch_size": BATCH, "epochs": EPOCHS}
+    for key, value in lever.items():
+        if key != "inter_dense":
+            section, name = key.split(".")
+            content[section][name] = value
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return lever.get("inter_dense", content["encoder"]["inter_dense"])
+
+
+def serve_steps(parameters: Parameters, shards_folder: Path, inter_dense: int) -> None:
+    """Take training steps, as the train stage does."""
+    load_tensorflow()
+    import tensorflow as tf
+
+    from facevae.datasets import Shards, training_batches
+    from facevae.determinism import make_repeatable
+    from facevae.optimizers import build_optimizer
+    from facevae.training import build_vae, training_step
+
+    make_repeatable(1)
+    train = parameters.train
+    vae = build_vae(
+        parameters.encoder,
+        parameters.loss,
+        image_size=parameters.data.image_size,
+        inter_dense=inter_dense,
+        precision=train.precision,
+    )
+    optimizer = build_optimizer(train.optimizer, train.learning_rate, train.precision)
+    step = training_step(
+        vae,
+        optimizer,
+        accumulation_steps=train.accumulation_steps,
+        rematerialization=train.rematerialization,
+    )
+    shards = Shards(shards_folder)
+
+    def batches() -> Iterator[Any]:
+        for epoch in itertools.count():
+            yield from training_batches(
+                shards, batch_size=BATCH, latent_size=vae.latent_size, seed=1, epoch=epoch
+            )
+
+    endless, weight = batches(), tf.constant(vae.kl_weight, tf.float32)
+
+    def turn(steps: int) -> float:
+        start = time.perf_counter()
+        for batch in itertools.islice(endless, steps):
+            step(batch, weight).numpy()
+        return time.perf_counter() - start
+
+    serve(turn)
+
+
+def held_out_loss(file: Path, shards: Path, inter_dense: int, folder: Path) -> float:
+    """Validation loss after training, the mean of the last epochs'."""
+    history = folder / "history.csv"
+    subprocess.run(
+        [
+            sys.executable, PROJECT / "stages" / "train.py", "--params", file, "--shards", shards,
+            "--inter-dense", str(inter_dense), "--model", folder / "model.keras",
+            "--history", history,
+        ],
+        check=True, cwd=folder, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    with open(history, encoding="utf-8") as rows:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(rows)]
+    return statistics.mean(losses[-LAST_EPOCHS:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    # What this file starts processes of itself for.
+    steps = commands.add_parser("steps")
+    steps.add_argument("--params", type=Path, required=True)
+    steps.add_argument("--shards", type=Path, required=True)
+    steps.add_argument("--inter-dense", type=int, required=True)
+    options = parser.parse_args()
+    if options.command == "steps":
+        serve_steps(load_parameters(options.params), options.shards, options.inter_dense)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = prepared(folder)
+        files, units, candidates = {}, {}, {}
+        for number, (lever, changes) in enumerate(LEVERS.items()):
+            files[lever] = folder / f"params-{number}.yaml"
+            units[lever] = write_parameters(changes, files[lever])
+            command = [
+                sys.executable, __file__, "steps", "--params", files[lever], "--shards", shards,
+                "--inter-dense", units[lever],
+            ]  # fmt: skip
+            candidates[lever] = Candidate(command, BATCH)
+        rates = take_turns(candidates, ROUNDS)
+        for candidate in candidates.values():
+            candidate.end()
+        print("| | ledger, MiB | measured, MiB | of default | speed (quartiles) | held-out loss |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        peaks: dict[str, float] = {}
+        for lever in LEVERS:
+            parameters = load_parameters(files[lever])
+            step: dict[str, Any] = {
+                "encoder": parameters.encoder,
+                "train": parameters.train,
+                "image_size": parameters.data.image_size,
+                "inter_dense": units[lever],
+            }
+            peaks[lever] = measured_peak(**step) / MIB
+            loss = held_out_loss(files[lever], shards, units[lever], folder)
+            middle, low, high = ratio(rates[lever], rates[DEFAULT])
+            print(
+                f"| {lever} | {ledger(**step).peak / MIB:.0f} | {peaks[lever]:.0f} "
+                f"| {peaks[lever] / peaks[DEFAULT]:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) "
+                f"| {loss:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
