@@ -223,10 +223,9 @@ def _mean_and_deviation(patches: Iterator[np.ndarray]) -> tuple[np.ndarray, np.n
     """Per channel over all patches, spread over the values of a patch: twice (147,) float64."""
     total, squares, count = np.zeros(3), np.zeros(3), 0
     for block in patches:
-        values = block.reshape(-1, 3)
-        total += values.sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ij,ij->j", values, values, dtype=np.float64)
-        count += len(values)
+        total += block.sum(axis=0, dtype=np.float64).reshape(-1, 3).sum(axis=0)
+        squares += np.square(block).sum(axis=0, dtype=np.float64).reshape(-1, 3).sum(axis=0)
+        count += block.size // 3
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     deviation[deviation == 0.0] = 1.0  # of one colour: nothing to scale
@@ -296,30 +295,37 @@ def _level_distances(
         images: np.ndarray, weights: Sequence[np.ndarray], origins: Sequence[np.ndarray]
     ) -> np.ndarray:
         """Patches less an origin, times weights: (all directions, patches) float32, sorted."""
-        joined = np.concatenate(weights, axis=1).astype(np.float32)
+        joined = np.concatenate(weights, axis=1).T.astype(np.float32)
         shifts = [origin @ weight for origin, weight in zip(origins, weights, strict=True)]
-        shift = np.concatenate(shifts).astype(np.float32)
-        projections = np.empty((joined.shape[1], corners[..., 0].size), np.float32)
+        shift = np.concatenate(shifts).astype(np.float32)[:, None]
+        projections = np.empty((len(joined), corners[..., 0].size), np.float32)
         start = 0
         for patches in _patches(images, corners, level, levels):
-            projections[:, start : start + len(patches)] = (patches @ joined - shift).T
+            part = projections[:, start : start + len(patches)]
+            np.subtract(joined @ patches.T, shift, out=part)
             start += len(patches)
         projections.sort(axis=1)
         return projections
 
     mean, deviation = _mean_and_deviation(_patches(real, corners, level, levels))
     own_mean, own_deviation = _mean_and_deviation(_patches(generated, corners, level, levels))
-    # Three projections of a patch: the real one, and the generated one normalised both ways.
-    at_once = max(1, _PROJECTIONS // (3 * 4 * corners[..., 0].size))
-    totals = np.zeros(2)
-    for start in range(0, _DIRECTIONS, at_once):
-        chosen = directions[:, start : start + at_once]
+
+    def summed(chosen: np.ndarray) -> np.ndarray:
+        """Both distances, (2,), summed over some directions; what it held is free afterwards."""
         by_real, by_own = chosen / deviation[:, None], chosen / own_deviation[:, None]
         reference = projected(real, [by_real], [mean])
         both = projected(generated, [by_own, by_real], [own_mean, mean])
         both = both.reshape(2, *reference.shape)
-        for one, others in zip(reference, both.swapaxes(0, 1), strict=True):
-            totals += np.abs(others - one).mean(axis=1, dtype=np.float64)
+        distances = [
+            np.abs(others - one).mean(axis=1, dtype=np.float64)
+            for one, others in zip(reference, both.swapaxes(0, 1), strict=True)
+        ]
+        return np.sum(distances, axis=0)
+
+    # Three projections of a patch: the real one, and the generated one normalised both ways.
+    at_once = max(1, _PROJECTIONS // (3 * 4 * corners[..., 0].size))
+    starts = range(0, _DIRECTIONS, at_once)
+    totals = np.sum([summed(directions[:, start : start + at_once]) for start in starts], axis=0)
     published, real_normalization = (_SCALE * totals / _DIRECTIONS).tolist()
     return published, real_normalization
 
