@@ -15,7 +15,16 @@ def _measured(params: int, psnr: float, memory: float, double: float | None) -> 
         "decoder": {"params": 2_757_571, "trainable_params": 2_757_123},
         "test": {
             "images": 450, "loss": 300.0, "reconstruction": 250.0, "kl": 50.0, "psnr": psnr,
-            "active_units": 256,
+            "active_units": 256, "ssim": 0.75, "ms_ssim": None,
+            "kl_per_unit": {"smallest": 0.125, "median": 0.25, "largest": 1.5},
+            "elbo_bits_per_dimension": 8.5, "importance_weighted_bits_per_dimension": None,
+        },
+        "samples": {
+            "swd": {"96": 150.0, "mean": 150.0}, "swd_floor": {"96": 15.0, "mean": 15.0},
+            "swd_real_normalization": {"mean": None},
+            "swd_real_normalization_floor": {"mean": None},
+            "sharpness": psnr / 81, "sharpness_floor": 1.0, "diversity": 0.5,
+            "diversity_of_real": 0.25,
         },
         "cost": {
             "device": "a device", "batch_size": 128, "seconds_per_epoch": 20.0,
@@ -58,6 +67,15 @@ def test_claims_stand_beside_what_was_measured(
     assert "without the layer 1.10 times the images per second" in report
     assert "with it not measured: the train split or the memory is too small" in report
     assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report
+    assert "| test SSIM of reconstructions | 0.7500 | 0.7500 | +0.0000 |" in report
+    assert "| test MS-SSIM of reconstructions | not measured | not measured |" in report
+    assert "| test ELBO, bits per dimension | 8.5000 | 8.5000 | +0.0000 |" in report
+    assert "importance-weighted bound, bits per dimension | not measured | not measured" in report
+    assert "| test KL of the largest latent unit, nats | 1.5000 |" in report
+    assert "| sliced Wasserstein distance of samples | 150.0 | 150.0 | +0.0 |" in report
+    assert "| sliced Wasserstein distance of samples, real normalisation | not measured |" in report
+    assert "| sharpness of samples over that of real images | 0.250 | 0.248 | -0.002 |" in report
+    assert "| MS-SSIM between real images | 0.250 |" in report
     assert "| images per second at twice the batch | 176 | not measured | not measured |" in report
 
     train = parameters.train.model_copy(update={"optimizer": "sgd"})

@@ -10,8 +10,11 @@ import tensorflow as tf
 from facevae.datasets import Shards, images, noise
 from facevae.evaluation import active_units, evaluate, psnr
 from facevae.generation import interpolations, prior_points, reconstructions, samples
+from facevae.likelihood import importance_weighted_bits_per_dimension
 from facevae.networks import VAE
 from facevae.pictures import image_grid
+from facevae.preparation import ImageSettings, prepare
+from facevae.quality import sharpness_ratio, sliced_wasserstein, ssim
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,57 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     z = (mu + np.exp(log_var / 2) * epsilon).astype(np.float32)
     errors = np.square(np.asarray(vae.decoder(z), np.float64) - test).sum((1, 2, 3))
     assert got["test"]["reconstruction"] == pytest.approx(errors.mean(), rel=1e-5)
+    per_unit = (-0.5 * (1 + log_var - mu**2 - np.exp(log_var))).mean(0)
+    summary = [per_unit.min(), np.median(per_unit), per_unit.max()]
+    np.testing.assert_allclose(list(got["test"]["kl_per_unit"].values()), summary, atol=1e-6)
+    # kl_weight 0.5: sigma is 0.5; the constant is ln(sigma sqrt(2 pi)) per dimension.
+    nats = errors.mean() / (2 * 0.25) + kl + test[0].size * np.log(0.5 * np.sqrt(2 * np.pi))
+    bits = nats / (test[0].size * np.log(2)) + 8
+    assert got["test"]["elbo_bits_per_dimension"] == pytest.approx(bits, rel=1e-6)
+    weighted = importance_weighted_bits_per_dimension(vae, test, sigma=0.5, samples=4).mean()
+    assert got["test"]["importance_weighted_bits_per_dimension"] == pytest.approx(weighted, 1e-5)
+    assert got["test"]["ssim"] == pytest.approx(ssim(test, decoded).mean(), rel=1e-5)
     assert got["encoder"]["params"] == vae.encoder.count_params()
     assert got["encoder"]["flattened"] == 4 * 4 * 16
+
+
+def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
+    got = evaluate(vae, Shards(shards), batch_size=4)
+    assert got == evaluate(vae, Shards(shards), batch_size=4)
+    found = got["samples"]
+    real, fresh = (next(iter(images(Shards(shards), split, 6))) for split in ("test", "train"))
+    real, fresh = real.numpy(), fresh.numpy()
+    made = samples(vae, 6, seed=0)
+    assert found["count"] == 6
+    for suffix, others in (("", made), ("_floor", fresh)):
+        expected = sliced_wasserstein(real, others)
+        for name, levels in zip(("swd", "swd_real_normalization"), expected, strict=True):
+            assert found[f"{name}{suffix}"].keys() == {"16", "mean"}
+            assert found[f"{name}{suffix}"]["16"] == pytest.approx(levels[16], rel=1e-4)
+            assert found[f"{name}{suffix}"]["mean"] == found[f"{name}{suffix}"]["16"]
+        sharp = sharpness_ratio(others, real)
+        assert found[f"sharpness{suffix}"] == pytest.approx(sharp, rel=1e-3)
+    # Not trained: further from faces than faces are.
+    assert found["swd_real_normalization"]["mean"] > found["swd_real_normalization_floor"]["mean"]
+
+
+def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path) -> None:
+    """Images of 8 pixels are too small for all but PSNR and sharpness; bce is no density."""
+    limits = {"train": None, "validation": None, "test": 1}
+    prepare(source, tmp_path, ImageSettings(148, "box", 8), limits=limits, images_per_shard=20)
+    small = VAE(
+        image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2,
+        reconstruction="bce",
+    )  # fmt: skip
+    got = evaluate(small, Shards(tmp_path), batch_size=4)
+    for name in ("ssim", "ms_ssim", "elbo_bits_per_dimension"):
+        assert got["test"][name] is None
+    assert got["test"]["importance_weighted_bits_per_dimension"] is None
+    found = got["samples"]
+    assert found["count"] == 1
+    assert found["swd"] == found["swd_floor"] == {"mean": None}
+    assert found["diversity"] is found["diversity_of_real"] is None
+    assert found["sharpness"] > 0
 
 
 def test_samples_are_the_same_points_whatever_the_model(vae: VAE) -> None:

@@ -125,6 +125,7 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         assert "params" in metrics["decoder"]
         wanted = {"loss", "reconstruction", "kl", "psnr", "active_units"}
         assert wanted <= metrics["test"].keys()
+        assert metrics["samples"]["count"] == 20  # the test split
         cost = json.loads((study.folder / "metrics" / f"{variant}_cost.json").read_text())
         assert cost["device"]
         assert cost["images_per_second_lower_quartile"] <= cost["images_per_second"]

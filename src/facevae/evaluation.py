@@ -1,4 +1,7 @@
-"""What is the same on every run: sizes of a trained VAE, and its quality on held-out images."""
+"""What is the same on every run: sizes of a trained VAE, and the quality of what it makes.
+
+A figure that is not defined, for the loss or for images so small, is None.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +11,39 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.datasets import Shards, images, noise
-from facevae.networks import VAE
+from facevae.generation import prior_points
+from facevae.likelihood import (
+    bits_per_dimension,
+    decoder_sigma,
+    importance_weighted_bits_per_dimension,
+    log_density,
+)
+from facevae.losses import kl_per_unit
+from facevae.networks import CHANNELS, VAE
+from facevae.quality import (
+    MS_SSIM_SIDE,
+    SSIM_SIDE,
+    WASSERSTEIN_SIDE,
+    diversity,
+    ms_ssim,
+    sharpness_ratio,
+    sliced_wasserstein,
+    ssim,
+)
 
 # A latent unit is active if the variance of its mu over the data is above this
 # (Burda et al. 2015, arXiv 1509.00519, section 4).
 ACTIVE_VARIANCE = 0.01
+
+# Images in a set of samples, at most. Three such sets are held, 226 MB each at 96 pixels; and the
+# distances between them take a minute or two on two cores.
+_SAMPLES = 2048
+
+# The importance-weighted bound decodes each image as often as it has draws: seconds.
+_WEIGHTED_IMAGES = 256
+_WEIGHTED_DRAWS = 4
+
+_SEED = 0  # of all that is drawn here
 
 
 def psnr(originals: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
@@ -40,6 +71,56 @@ def _sizes(model: keras.Model) -> dict[str, int]:
     return {"params": model.count_params(), "trainable_params": trainable}
 
 
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 6)
+
+
+def _distances(real: np.ndarray, others: np.ndarray, suffix: str = "") -> dict[str, Any]:
+    """Both forms of the sliced Wasserstein distance: per side of a level, and their mean."""
+    forms: dict[str, dict[int, float]] = {"swd": {}, "swd_real_normalization": {}}
+    if real.shape[1] >= WASSERSTEIN_SIDE:
+        found = sliced_wasserstein(real, others, seed=_SEED)
+        forms = dict(zip(forms, found, strict=True))
+    return {
+        f"{name}{suffix}": {
+            **{str(side): _rounded(distance) for side, distance in levels.items()},
+            "mean": _rounded(sum(levels.values()) / len(levels)) if levels else None,
+        }
+        for name, levels in forms.items()
+    }
+
+
+def _diversity(pictures: np.ndarray) -> float | None:
+    if pictures.shape[1] < MS_SSIM_SIDE or len(pictures) < 2:
+        return None
+    return _rounded(diversity(pictures, seed=_SEED))
+
+
+def _first(shards: Shards, split: str, count: int, batch_size: int) -> np.ndarray:
+    """The first images of a split, (count, size, size, 3)."""
+    batches = images(shards, split, batch_size).take(-(-count // batch_size))
+    return np.concatenate([batch.numpy() for batch in batches])[:count]
+
+
+def _of_samples(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any]:
+    count = min(shards.counts["test"], shards.counts["train"], _SAMPLES)
+    real = _first(shards, "test", count, batch_size)
+    fresh = _first(shards, "train", count, batch_size)
+    points = prior_points(count, vae.latent_size, _SEED)
+    decode = tf.function(lambda z: vae.decoder(z, training=False), reduce_retracing=True)
+    starts = range(0, count, batch_size)
+    made = np.concatenate([decode(points[start : start + batch_size]) for start in starts])
+    return {
+        "count": count,
+        **_distances(real, made),
+        **_distances(real, fresh, "_floor"),
+        "sharpness": _rounded(sharpness_ratio(made, real)),
+        "sharpness_floor": _rounded(sharpness_ratio(fresh, real)),
+        "diversity": _diversity(made),
+        "diversity_of_real": _diversity(real),
+    }
+
+
 def evaluate(
     vae: VAE,
     shards: Shards,
@@ -47,7 +128,7 @@ def evaluate(
     batch_size: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Sizes of both networks, and the loss, its terms and quality on the test split.
+    """Sizes of both networks, the loss, its terms and quality on the test split, and samples.
 
     Args:
         progress: called with (images done, images in all) after each batch.
@@ -56,7 +137,17 @@ def evaluate(
         encoder: params, trainable_params, flattened (units that Flatten hands on)
         decoder: params, trainable_params
         test: images; reconstruction, kl and loss per image, with one z sampled for each from a
-            fixed seed; psnr of reconstructions from mu, dB, mean over images; active_units
+            fixed seed; psnr (dB), ssim and ms_ssim of reconstructions from mu, mean over images;
+            active_units; kl_per_unit: nats of the smallest, the median and the largest unit, each
+            a mean over images; elbo_bits_per_dimension, of all images with that one z each; and
+            importance_weighted_bits_per_dimension, of the first 256 images with 4 z each
+        samples: count: images decoded from N(0, I), as many as there are test images, of the same
+            number of which, and of train images, the rest is made (at most 2,048); swd and
+            swd_real_normalization: per level and their mean, against the test images; sharpness,
+            over theirs; diversity; and diversity_of_real, theirs, which is its floor. Each
+            `_floor` is the same of train images in place of samples: what fresh real images get
+
+    The figures of images are those of `facevae.quality`, the bits of `facevae.likelihood`.
     """
 
     @tf.function(reduce_retracing=True)
@@ -64,17 +155,38 @@ def evaluate(
         epsilon = noise(0, position, (tf.shape(batch)[0], vae.latent_size))
         sampled = vae({"images": batch, "epsilon": epsilon}, training=False)
         terms = tf.stack(vae.loss_terms(batch, sampled))
-        return terms, sampled["mu"], vae.decoder(sampled["mu"], training=False)
+        of_units = tf.reduce_mean(kl_per_unit(sampled["mu"], sampled["log_var"]), axis=0)
+        return terms, of_units, sampled["mu"], vae.decoder(sampled["mu"], training=False)
 
-    totals, count, codes, ratios = np.zeros(2), 0, [], []
+    measures: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"psnr": psnr}
+    if shards.image_size >= SSIM_SIDE:
+        measures["ssim"] = ssim
+    if shards.image_size >= MS_SSIM_SIDE:
+        measures["ms_ssim"] = ms_ssim
+    found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
+    totals, units, count, codes = np.zeros(2), np.zeros(vae.latent_size), 0, []
     for position, batch in enumerate(images(shards, "test", batch_size)):
-        terms, mu, reconstructed = look(batch, tf.constant(position, tf.int64))
+        terms, of_units, mu, reconstructed = look(batch, tf.constant(position, tf.int64))
         totals += terms.numpy().astype(np.float64) * len(batch)
+        units += of_units.numpy().astype(np.float64) * len(batch)
         codes.append(mu.numpy())
-        ratios.append(psnr(batch.numpy(), reconstructed.numpy()))
+        for name, measure in measures.items():
+            found[name].append(measure(batch.numpy(), reconstructed.numpy()))
         count += len(batch)
         progress(count, shards.counts["test"])
     reconstruction, kl = (totals / count).tolist()
+    quality = {name: _rounded(np.mean(np.concatenate(values))) for name, values in found.items()}
+    units /= count
+    sigma = decoder_sigma(vae.reconstruction, vae.kl_weight)
+    elbo = weighted = None
+    if sigma is not None:
+        dimensions = CHANNELS * shards.image_size**2
+        elbo = log_density(reconstruction, sigma=sigma, dimensions=dimensions) - kl
+        elbo = bits_per_dimension(elbo, dimensions)
+        few = _first(shards, "test", min(count, _WEIGHTED_IMAGES), batch_size)
+        weighted = importance_weighted_bits_per_dimension(
+            vae, few, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=_SEED
+        ).mean()
     flattened = vae.encoder.get_layer("flatten").output.shape[1]
     return {
         "encoder": {**_sizes(vae.encoder), "flattened": flattened},
@@ -84,7 +196,17 @@ def evaluate(
             "loss": round(reconstruction + vae.kl_weight * kl, 6),
             "reconstruction": round(reconstruction, 6),
             "kl": round(kl, 6),
-            "psnr": round(float(np.mean(np.concatenate(ratios))), 6),
+            "psnr": quality["psnr"],
+            "ssim": quality.get("ssim"),
+            "ms_ssim": quality.get("ms_ssim"),
             "active_units": active_units(np.concatenate(codes)),
+            "kl_per_unit": {
+                "smallest": _rounded(units.min()),
+                "median": _rounded(np.median(units)),
+                "largest": _rounded(units.max()),
+            },
+            "elbo_bits_per_dimension": _rounded(elbo),
+            "importance_weighted_bits_per_dimension": _rounded(weighted),
         },
+        "samples": _of_samples(vae, shards, batch_size),
     }
