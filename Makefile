@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-memory gpu clean
+.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-memory bench-levers sweep gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,11 +37,17 @@ format: $(BIN)/.installed-dev ## repair style and formatting
 bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (15 minutes)
 	$(BIN)/python benchmarks/data.py
 
-bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (20 minutes)
+bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
 	$(BIN)/python benchmarks/training.py
 
 bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (10 minutes)
 	$(BIN)/python benchmarks/ledger.py
+
+bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (25 minutes)
+	$(BIN)/python benchmarks/levers.py
+
+sweep: $(BIN)/.installed ## train with 32 to 512 units in the extra layer, as DVC experiments; SETTINGS="train.epochs=8"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/sweep.py $(SETTINGS)
 
 gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
 	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
+
 from _stage import load_tensorflow
 from facevae.memory import ledger
 from facevae.memory_measurement import measured_peak
