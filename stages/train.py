@@ -30,7 +30,7 @@ def main() -> None:
     caller = os.getppid()
 
     load_tensorflow()
-    from facevae.checkpoints import Checkpoint, state_key
+    from facevae.checkpoints import Checkpoint, content_digest, state_key
     from facevae.datasets import Shards, steps_per_epoch
     from facevae.determinism import make_repeatable
     from facevae.devices import is_chief, visible_devices, workers_alive
@@ -53,15 +53,9 @@ def main() -> None:
         "kl_warmup_epochs": parameters.loss.kl_warmup_epochs,
         "seed": training.seed,
     }
-    networks = (
-        parameters.encoder.model_dump(exclude={"inter_dense"}),
-        parameters.loss.model_dump(),
-        options.inter_dense,
-    )
     # All shards are read for it, which takes time: beside the building of the networks.
-    key = ThreadPoolExecutor(1).submit(
-        state_key,
-        {**settings, "networks": networks, "precision": training.precision},
+    content = ThreadPoolExecutor(1).submit(
+        content_digest,
         data=[*shards.files("train"), *shards.files("validation")],
         code=loaded_code(),
     )
@@ -83,7 +77,8 @@ def main() -> None:
 
     name = f"Training {options.model.stem}"
     images = training.epochs * steps_per_epoch(shards, training.batch_size) * training.batch_size
-    state = state_folder() / "checkpoints" / f"{options.model.stem}-{key.result()}"
+    key = state_key({**vae.get_config(), **settings}, content.result())
+    state = state_folder() / "checkpoints" / f"{options.model.stem}-{key}"
     with contextlib.ExitStack() as stack:
         stack.enter_context(shards)
         stack.enter_context(workers_alive(strategy))

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from test_pipeline import Study
 
-from facevae.checkpoints import Checkpoint, state_key
+from facevae.checkpoints import Checkpoint, content_digest, state_key
 from facevae.datasets import Shards, training_batches
 from facevae.determinism import make_repeatable
 from facevae.errors import StoppedError, UserError
@@ -247,7 +247,7 @@ def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
     code.write_bytes(b"print()")
 
     def key(**settings: int) -> str:
-        return state_key({"epochs": 2, **settings}, data=[str(data)], code=[code])
+        return state_key({"epochs": 2, **settings}, content_digest([str(data)], [code]))
 
     first = key()
     assert re.fullmatch("[0-9a-f]{16}", first)

@@ -26,22 +26,17 @@ _SECONDS = 120.0
 _KEPT = 8
 
 
-def state_key(settings: dict[str, Any], data: Iterable[str], code: Iterable[Path]) -> str:
-    """A name for all that decides the outcome of a training on one machine.
+def content_digest(data: Iterable[str], code: Iterable[Path]) -> str:
+    """A name for the bytes of files.
 
     Args:
-        settings: parameters, as JSON can hold them.
         data: files that are read.
         code: source files that are run; their folders do not matter.
-
-    Returns:
-        16 hexadecimal digits, another for every other setting, byte or version of the libraries.
 
     Raises:
         UserError: a file cannot be read.
     """
-    libraries = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
-    digest = hashlib.blake2b(json.dumps([settings, libraries], sort_keys=True).encode())
+    digest = hashlib.blake2b()
     for path in [*map(Path, data), *sorted(set(code), key=lambda path: path.name)]:
         try:
             with open(path, "rb") as file:
@@ -49,7 +44,22 @@ def state_key(settings: dict[str, Any], data: Iterable[str], code: Iterable[Path
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         digest.update(path.name.encode() + b"\0" + content)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def state_key(settings: dict[str, Any], content: str) -> str:
+    """A name for all that decides the outcome of a training on one machine.
+
+    Args:
+        settings: parameters, as JSON can hold them.
+        content: the `content_digest` of the data and the code.
+
+    Returns:
+        16 hexadecimal digits, another for every other setting, byte or version of the libraries.
+    """
+    libraries = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
+    everything = json.dumps([settings, libraries, content], sort_keys=True)
+    return hashlib.blake2b(everything.encode()).hexdigest()[:16]
 
 
 class Checkpoint:
