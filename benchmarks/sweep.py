@@ -29,9 +29,9 @@ COLUMNS = {
 }
 
 
-def run(*arguments: str) -> str:
-    done = subprocess.run(["dvc", *arguments], check=True, text=True, stdout=subprocess.PIPE)
-    return done.stdout
+def run(*arguments: str) -> None:
+    # Its output is not captured: the queue's worker would keep the pipe open until it is through.
+    subprocess.run(["dvc", *arguments], check=True)
 
 
 def experiments() -> dict[str, dict[str, Any]]:
@@ -40,7 +40,7 @@ def experiments() -> dict[str, dict[str, Any]]:
     return {
         name: row
         for name, row in rows.items()
-        if name and name.startswith(f"{PREFIX}-") and row.get("State") in (None, "Success")
+        if name and name.startswith(f"{PREFIX}-") and row["State"] in (None, "Success")
     }
 
 
@@ -55,9 +55,9 @@ def train(settings: list[str]) -> None:
             run("exp", "run", "--queue", "--name", name, *flags)
     run("queue", "start", "--jobs", "1")
     while missing := set(names.values()) - experiments().keys():
-        status = run("queue", "status")
-        if "Failed" in status:
-            raise SystemExit(f"an experiment failed: see dvc queue logs\n{status}")
+        rows = dvc.api.exp_show()
+        if failed := missing & {row["Experiment"] for row in rows if row["State"] == "Failed"}:
+            raise SystemExit(f"failed: {', '.join(sorted(failed))}; see dvc queue logs")
         print(f"to do: {', '.join(sorted(missing))}", flush=True)
         time.sleep(60)
 
