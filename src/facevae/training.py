@@ -126,8 +126,10 @@ def training_step(
         update(gradients)
         return terms
 
-    def zeros():
-        return [tf.zeros(weight.shape) for weight in vae.trainable_variables], tf.zeros(2)
+    def zeros(kl_weight):
+        # 0, but only when it runs: TensorFlow would keep constant zeros as long as the function.
+        zero = tf.minimum(kl_weight, 0.0)
+        return [tf.fill(weight.shape, zero) for weight in vae.trainable_variables], tf.zeros(2)
 
     def add_part(number, sums, batch, kl_weight):
         # Every so many-th image: then the parts of several devices make up that of a single one.
@@ -150,7 +152,7 @@ def training_step(
                 number + 1,
                 strategy.run(add_part, (number, sums, batch, kl_weight)),
             ),
-            (0, strategy.run(zeros)),
+            (0, strategy.run(zeros, (kl_weight,))),
             parallel_iterations=1,
         )
         return strategy.run(update_with, (sums,))
