@@ -40,7 +40,7 @@ bench-data: $(BIN)/.installed-dev ## measure the data path beside what this mach
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
 	$(BIN)/python benchmarks/training.py
 
-bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (10 minutes)
+bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (15 minutes)
 	$(BIN)/python benchmarks/ledger.py
 
 bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (25 minutes)

@@ -21,7 +21,6 @@ from ledger import CONFIGURATIONS, arguments, measured
 MIB = 2**20
 TESTED = [
     "direct, batch 32",
-    "direct, bfloat16, batch 128",
     "inter_dense, batch 128",
     "inter_dense, batch 512",
     "inter_dense, latent 512, batch 64",
@@ -33,7 +32,6 @@ TESTED = [
     "adafactor, direct, batch 32",
     "in 4 parts, batch 128",
     "rematerialization, batch 128",
-    "rematerialization in 4 parts, batch 128",
     "residual, batch 64",
 ]
 REPEATED = TESTED[0]

@@ -18,8 +18,10 @@ through in the order of its layers, forwards and backwards, and its peak is wher
 
 What is counted is what TensorFlow asks its allocator for. Not counted, because it does not follow
 from the parameters: the process or CUDA context itself, the scratch space that cuDNN takes for
-its convolutions on a GPU, what an allocator rounds up, and on the CPU the batches that the input
-pipeline prepares ahead (on a GPU's machine they wait in the host's memory).
+its convolutions on a GPU, what an allocator rounds up, constants of up to 10 MiB that TensorFlow
+computes once and keeps, and on the CPU the batches that the input pipeline prepares ahead (on a
+GPU's machine they wait in the host's memory). Nor is it said which of two kernels that are ready
+runs first: a tensor may go one kernel later than it could.
 """
 
 import math
@@ -294,14 +296,19 @@ def ledger(
                 3 * incoming + images * layer.recomputed,
             )
         if _NORMALIZED in layer.kept:
-            step.at(f"gradient of the normalisation behind {layer.name}", 2 * incoming)
+            # Behind a sum that is computed again, the other part's gradients are made with it, from
+            # its output, which is there again, too.
+            tensors = 5 if layer.residual and train.rematerialization else 2
+            step.at(f"gradient of the normalisation behind {layer.name}", tensors * incoming)
         step.alive["activations"] -= images * sum(layer.kept.values()) - output
-        step.alive["gradients"] += _FLOAT32 * layer.trained
+        step.alive["gradients"] += 0 if accumulated else _FLOAT32 * layer.trained
+        part = _FLOAT32 * layer.trained if accumulated else 0  # until it is added to their sum
         outgoing = number * images * layer.inputs if before else 0
         again = images * before.recomputed if before else 0
         rounded = number * layer.kernel if lower else 0  # its gradient, before it is in float32
         added = incoming if layer.residual else 0  # waits to be added to the outgoing one
-        step.at(f"gradients of {layer.name}", incoming + outgoing + again + rounded + added)
+        passing = incoming + outgoing + added + again + rounded + part
+        step.at(f"gradients of {layer.name}", passing)
         step.alive["activations"] -= copies[layer.name]
     step.at("weight update", _update(train, layers))
     return Ledger(
