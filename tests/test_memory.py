@@ -34,7 +34,7 @@ TESTED = [
     "rematerialization, batch 128",
     "residual, batch 64",
 ]
-REPEATED = TESTED[0]
+REPEATED = "inter_dense, batch 128"
 
 
 @pytest.fixture(scope="module")
