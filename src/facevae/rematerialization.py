@@ -54,26 +54,40 @@ def rematerialized_call(network: keras.Model, inputs):
 
 
 def _computed_again(run, layers, sources, values, states):
-    """The last layer's output, with gradients for which all of `layers` run again."""
+    """The last layer's output, with gradients for which all that is before it runs again."""
     import tensorflow as tf
 
-    output = id(layers[-1].output)
-    forward = values[output]
+    *between, last = layers
+    forward = values[id(last.output)]
     kept = [(state, value) for layer in layers for state, value in _pairs(layer, states)]
     weights = [weight for layer in layers for weight in layer.trainable_variables]
 
     @tf.custom_gradient
     def compute(*tensors):
         def gradient(upstream):
+            others = tensors[: len(tensors) - len(last.trainable_variables)]
+            own = tensors[len(others) :]
+            again = dict(zip(sources, tensors[: len(sources)], strict=True))
+            given = zip(weights, tensors[len(sources) :], strict=True)
+            scope = keras.StatelessScope(state_mapping=[*given, *kept])
             # Not before its turn; and TensorFlow must not take it for the first computation.
             with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
-                tape.watch(tensors)
-                again = dict(zip(sources, tensors[: len(sources)], strict=True))
-                given = zip(weights, tensors[len(sources) :], strict=True)
-                with keras.StatelessScope(state_mapping=[*given, *kept]):
-                    for layer in layers:
+                tape.watch(others)
+                with scope:
+                    for layer in between:
                         run(layer, again)
-            return tape.gradient(again[output], tensors, upstream)
+            inputs = again[id(last.input)]
+            with tf.control_dependencies([upstream]), tf.GradientTape() as last_tape:
+                last_tape.watch([inputs, *own])
+                with scope:
+                    run(last, again)
+            of_inputs, *of_own = last_tape.gradient(
+                again[id(last.output)], [inputs, *own], upstream
+            )
+            # The inputs go when the kernel has its gradient: it is not to wait while they pile up.
+            with tf.control_dependencies(of_own):
+                of_inputs = tf.identity(of_inputs)
+            return [*tape.gradient(inputs, others, of_inputs), *of_own]
 
         return forward, gradient
 
