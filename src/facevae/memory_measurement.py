@@ -9,12 +9,16 @@ A first training step of a network also takes memory that has nothing to do with
 Python's objects, the graph, compiled kernels. So two small networks of the same layers are trained
 first: one so that all code is loaded, the other to see what such a network takes whatever its size,
 which is left out of the result.
+
+Two kernels run at a time, and which of them ends first, and so how long tensors wait, is now and
+then another one, the more so on a busy machine: hence the median of several steps.
 """
 
 import gc
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +35,7 @@ _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-_STEPS = 2
+_STEPS = 3
 
 
 def measured_peak(
@@ -43,7 +47,7 @@ def measured_peak(
     reconstruction: str = "mse",
     own_allocator: bool = False,
 ) -> int:
-    """Bytes that building the networks and training them for two steps takes at the most.
+    """Bytes that the networks and a training step take at its peak, in the median of three steps.
 
     A fresh process is started for it. On Linux only, unless there is a GPU.
 
@@ -65,24 +69,30 @@ def measured_peak(
         env={**os.environ, **({} if own_allocator else _ENVIRONMENT)},
     )
     if process.returncode:
-        raise RuntimeError(f"the measuring process failed:\n{process.stderr}")
+        status = process.returncode
+        raise RuntimeError(f"the measuring process ended with {status}:\n{process.stderr}")
     return int(process.stdout.split()[-1])
 
 
 class _Meter:
-    """What is taken more than when this was made, at the most, bytes."""
+    """What is taken more than when this was made, bytes."""
 
     def __init__(self) -> None:
         import tensorflow as tf
 
         self._gpu = bool(tf.config.list_physical_devices("GPU"))
         gc.collect()
+        self._before = self._read("current", "VmRSS")
+
+    def reset(self) -> None:
+        """Forget what there was up to now."""
+        import tensorflow as tf
+
         if self._gpu:
             tf.config.experimental.reset_memory_stats("GPU:0")
         else:
             # Makes the largest size of the process so far its present one, see proc(5).
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = self._read("current", "VmRSS")
 
     def _read(self, of_allocator: str, of_process: str) -> int:
         import tensorflow as tf
@@ -95,6 +105,7 @@ class _Meter:
         return int(found[1]) * 1024
 
     def peak(self) -> int:
+        """The most since `reset`."""
         return self._read("peak", "VmHWM") - self._before
 
 
@@ -109,7 +120,7 @@ def _smallest(encoder: Encoder, train: Train, inter_dense: int) -> tuple[Encoder
 
 
 def _train(encoder: Encoder, loss: Loss, train: Train, image_size: int, inter_dense: int) -> int:
-    """Build and train; the most memory that it took, bytes."""
+    """Build and train; bytes taken at the peak of a step."""
     import tensorflow as tf
 
     from facevae.networks import CHANNELS
@@ -132,9 +143,12 @@ def _train(encoder: Encoder, loss: Loss, train: Train, image_size: int, inter_de
         "images": tf.fill((train.batch_size, image_size, image_size, CHANNELS), 0.5),
         "epsilon": tf.zeros((train.batch_size, encoder.latent_size)),
     }
+    peaks = []
     for _ in range(_STEPS):
+        meter.reset()
         step(batch, tf.constant(loss.kl_weight)).numpy()
-    return meter.peak()
+        peaks.append(meter.peak())
+    return statistics.median_low(peaks)
 
 
 def main() -> None:
