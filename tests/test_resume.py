@@ -182,7 +182,8 @@ def test_resume_with_schedule_clipping_and_early_stopping(
 def test_resume_with_accumulated_parts(shards: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"epochs": 3, "accumulation_steps": 2}
     _train(shards, tmp_path / "whole", **changes)
-    answers = iter([*[False] * 9, True])
+    # Asked after each of six training batches, and of two in validation, which has half as large.
+    answers = iter([*[False] * (6 + 2 + 2), True])
     with pytest.raises(StoppedError, match="stopped in epoch 2, after step 3 of 6"):
         _train(shards, tmp_path / "stopped", lambda: next(answers), **changes)
     _train(shards, tmp_path / "stopped", **changes)
