@@ -1,19 +1,17 @@
 """What each lever on a training's memory saves, and what it costs in speed and held-out loss.
 
-At batch 128, each beside the default. Memory is reckoned and measured (see `memory.py`). For the
+At batch 128, each beside the default. Memory is reckoned and measured (see `ledger.py`). For the
 speed all candidates take turns (see `worker.py`). For the loss, the train stage trains each for
 the same number of steps, on the images of CelebA's folder FACEVAE_CELEBA, or drawn faces.
 """
 
 import argparse
 import csv
-import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,8 @@ from _stage import load_tensorflow
 from facevae.memory import ledger
 from facevae.memory_measurement import measured_peak
 from facevae.parameters import Parameters, load_parameters
-from training import PROJECT, prepared
-from worker import Candidate, ratio, serve, take_turns
+from training import PROJECT, prepared, serve_training
+from worker import Candidate, ratio, take_turns
 
 BATCH = 128
 EPOCHS = 6
@@ -73,12 +71,9 @@ def write_parameters(lever: Mapping[str, Any], file: Path) -> int:
     return lever.get("inter_dense", content["encoder"]["inter_dense"])
 
 
-def serve_steps(parameters: Parameters, shards_folder: Path, inter_dense: int) -> None:
+def serve_steps(parameters: Parameters, shards: Path, inter_dense: int) -> None:
     """Take training steps, as the train stage does."""
     load_tensorflow()
-    import tensorflow as tf
-
-    from facevae.datasets import Shards, training_batches
     from facevae.determinism import make_repeatable
     from facevae.optimizers import build_optimizer
     from facevae.training import build_vae, training_step
@@ -99,23 +94,7 @@ def serve_steps(parameters: Parameters, shards_folder: Path, inter_dense: int) -
         accumulation_steps=train.accumulation_steps,
         rematerialization=train.rematerialization,
     )
-    shards = Shards(shards_folder)
-
-    def batches() -> Iterator[Any]:
-        for epoch in itertools.count():
-            yield from training_batches(
-                shards, batch_size=BATCH, latent_size=vae.latent_size, seed=1, epoch=epoch
-            )
-
-    endless, weight = batches(), tf.constant(vae.kl_weight, tf.float32)
-
-    def turn(steps: int) -> float:
-        start = time.perf_counter()
-        for batch in itertools.islice(endless, steps):
-            step(batch, weight).numpy()
-        return time.perf_counter() - start
-
-    serve(turn)
+    serve_training(step, vae, shards, BATCH)
 
 
 def held_out_loss(file: Path, shards: Path, inter_dense: int, folder: Path) -> float:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +53,21 @@ def prepared(folder: Path) -> Path:
     return shards
 
 
-def serve_ours(options: argparse.Namespace) -> None:
-    """The steps that the train stage takes."""
-    load_tensorflow()
+def serve_training(step: Callable, vae: Any, folder: Path, batch_size: int) -> None:
+    """Take training steps, fed from a folder of shards."""
     import tensorflow as tf
 
     from facevae.datasets import Shards, training_batches
-    from facevae.determinism import make_repeatable
-    from facevae.networks import VAE
-    from facevae.training import build_optimizer, training_step
 
-    if options.repeatable:
-        make_repeatable(1)
-    vae = VAE(image_size=96, inter_dense=options.inter_dense, precision=options.precision)
-    step = training_step(vae, build_optimizer("adam", 1e-3, options.precision))
-    shards = Shards(options.shards)
+    shards = Shards(folder)
 
     def batches() -> Iterator[Any]:
         for epoch in itertools.count():
             yield from training_batches(
-                shards, batch_size=options.batch_size, latent_size=256, seed=1, epoch=epoch
+                shards, batch_size=batch_size, latent_size=vae.latent_size, seed=1, epoch=epoch
             )
 
-    endless, weight = batches(), tf.constant(1.0)
+    endless, weight = batches(), tf.constant(vae.kl_weight, tf.float32)
 
     def turn(steps: int) -> float:
         start = time.perf_counter()
@@ -84,6 +76,22 @@ def serve_ours(options: argparse.Namespace) -> None:
         return time.perf_counter() - start
 
     serve(turn)
+
+
+def serve_ours(options: argparse.Namespace) -> None:
+    """The steps that the train stage takes."""
+    load_tensorflow()
+
+    from facevae.determinism import make_repeatable
+    from facevae.networks import VAE
+    from facevae.optimizers import build_optimizer
+    from facevae.training import training_step
+
+    if options.repeatable:
+        make_repeatable(1)
+    vae = VAE(image_size=96, inter_dense=options.inter_dense, precision=options.precision)
+    step = training_step(vae, build_optimizer("adam", 1e-3, options.precision))
+    serve_training(step, vae, options.shards, options.batch_size)
 
 
 def serve_matrix_product() -> None:
