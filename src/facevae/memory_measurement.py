@@ -1,4 +1,4 @@
-"""The memory that a training step takes, measured in a process of its own.
+"""The memory that training steps take, each measured in a process of its own.
 
 Measured is what TensorFlow takes for weights, optimizer slots, the batch and all tensors of the
 step at its peak: on a GPU by the count of its allocator, else by what the process grows by. For the
@@ -21,6 +21,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,40 +39,59 @@ _ENVIRONMENT = {
 _STEPS = 3
 
 
-def measured_peak(
-    encoder: Encoder,
-    train: Train,
-    *,
-    image_size: int,
-    inter_dense: int,
-    reconstruction: str = "mse",
-    own_allocator: bool = False,
-) -> int:
+def measured_peaks(
+    steps: Sequence[dict[str, Any]], *, own_allocator: bool = False
+) -> Iterator[int]:
     """Bytes that the networks and a training step take at its peak, in the median of three steps.
 
-    A fresh process is started for it. On Linux only, unless there is a GPU.
+    Each is measured in a fresh process, one after the other, beginning at once. The processes are
+    forked from one that has imported TensorFlow and done nothing with it. On Linux only, unless
+    there is a GPU.
 
-    Args: otherwise as `facevae.memory.ledger`.
+    Args:
+        steps: the arguments of `facevae.memory.ledger`, by name, for each.
         own_allocator: on a CPU, leave TensorFlow its own allocator, as the train stage does.
     """
-    what = {
-        "encoder": encoder.model_dump(),
-        "train": train.model_dump(),
-        "loss": {"reconstruction": reconstruction, "kl_weight": 1.0, "kl_warmup_epochs": 0},
-        "image_size": image_size,
-        "inter_dense": inter_dense,
-    }
-    process = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "facevae.memory_measurement"],
-        input=json.dumps(what),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **({} if own_allocator else _ENVIRONMENT)},
     )
-    if process.returncode:
-        status = process.returncode
-        raise RuntimeError(f"the measuring process ended with {status}:\n{process.stderr}")
-    return int(process.stdout.split()[-1])
+    assert process.stdin
+    for step in steps:
+        loss = Loss(
+            reconstruction=step.get("reconstruction", "mse"), kl_weight=1.0, kl_warmup_epochs=0
+        )
+        what = {
+            "encoder": step["encoder"].model_dump(),
+            "train": step["train"].model_dump(),
+            "loss": loss.model_dump(),
+            "image_size": step["image_size"],
+            "inter_dense": step["inter_dense"],
+        }
+        print(json.dumps(what), file=process.stdin)
+    process.stdin.close()
+
+    def peaks() -> Iterator[int]:
+        assert process.stdout
+        assert process.stderr
+        with process:
+            for _ in steps:
+                answer = process.stdout.readline()
+                if not answer:
+                    raise RuntimeError(f"a measuring process failed:\n{process.stderr.read()}")
+                yield int(answer)
+
+    return peaks()
+
+
+def measured_peak(**step: Any) -> int:
+    """The same of a single step."""
+    (peak,) = measured_peaks([step])
+    return peak
 
 
 class _Meter:
@@ -151,19 +171,30 @@ def _train(encoder: Encoder, loss: Loss, train: Train, image_size: int, inter_de
     return statistics.median_low(peaks)
 
 
-def main() -> None:
-    """In the process that is measured: what to train on standard input, bytes on its output."""
-    what: dict[str, Any] = json.load(sys.stdin)
-    encoder, train = Encoder(**what["encoder"]), Train(**what["train"])
-    loss, image_size, inter_dense = Loss(**what["loss"]), what["image_size"], what["inter_dense"]
-
+def _measure(what: dict[str, Any]) -> int:
     from facevae.determinism import make_repeatable
 
     make_repeatable(1)
+    encoder, train = Encoder(**what["encoder"]), Train(**what["train"])
+    loss, image_size, inter_dense = Loss(**what["loss"]), what["image_size"], what["inter_dense"]
     small_encoder, small_train, few = _smallest(encoder, train, inter_dense)
     for _ in range(2):
         whatever = _train(small_encoder, loss, small_train, image_size, few)
-    print(_train(encoder, loss, train, image_size, inter_dense) - whatever)
+    return _train(encoder, loss, train, image_size, inter_dense) - whatever
+
+
+def main() -> None:
+    """For each line of the input, what to train as JSON, a forked process prints its bytes."""
+    import facevae.training  # noqa: F401  once for all of them
+
+    for line in sys.stdin:
+        process = os.fork()
+        if not process:
+            print(_measure(json.loads(line)), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        if status:
+            sys.exit(1)
 
 
 if __name__ == "__main__":
