@@ -5,10 +5,10 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-memory bench-levers sweep gpu clean
+.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-rewrites bench-memory bench-levers sweep gpu clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 repro: $(BIN)/.installed check ## set up the environment and run the whole pipeline
 	$(DVC) repro
@@ -40,10 +40,13 @@ bench-data: $(BIN)/.installed-dev ## measure the data path beside what this mach
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
 	$(BIN)/python benchmarks/training.py
 
+bench-rewrites: $(BIN)/.installed ## measure what each rewrite of Keras' layers gains training (10 minutes)
+	$(BIN)/python benchmarks/rewrites.py
+
 bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (15 minutes)
 	$(BIN)/python benchmarks/ledger.py
 
-bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (25 minutes)
+bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (35 minutes)
 	$(BIN)/python benchmarks/levers.py
 
 sweep: $(BIN)/.installed ## train with 32 to 512 units in the extra layer, as DVC experiments; SETTINGS="train.epochs=8"

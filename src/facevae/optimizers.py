@@ -43,8 +43,8 @@ class FusedAdam(keras.optimizers.Adam):
     """`keras.optimizers.Adam` (Kingma & Ba 2014, arXiv 1412.6980), one kernel per variable.
 
     Keras composes each update of a dozen kernels, which on a CPU read and write the large Dense
-    weights again and again. The fused kernel does the same arithmetic in one pass, which takes
-    about a fifth off a training step at batch 32. TensorFlow only; dense gradients only.
+    weights again and again. The fused kernel does the same arithmetic in one pass: at batch 32
+    training is 1.13 times as fast (`make bench-rewrites`). TensorFlow only; dense gradients only.
     """
 
     def update_step(self, gradient, variable, learning_rate):
