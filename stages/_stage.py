@@ -161,6 +161,8 @@ def load_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     terminal = os.dup(2)
+    # Keras imports matplotlib where it finds it, for functions that no stage calls: half a second.
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:
@@ -172,5 +174,6 @@ def load_tensorflow() -> None:
             os.write(terminal, messages.read())
             raise
         finally:
+            del sys.modules["matplotlib"]
             os.dup2(terminal, 2)
             os.close(terminal)

@@ -50,9 +50,9 @@ def _train(
 
 
 def test_it_learns(shards: Path) -> None:
-    _, history = _train(shards, epochs=40)
+    _, history = _train(shards, epochs=25)
     losses = [float(row["val_loss"]) for row in history]
-    assert [int(row["epoch"]) for row in history] == list(range(1, 41))
+    assert [int(row["epoch"]) for row in history] == list(range(1, 26))
     pixels = np.concatenate(list(images(Shards(shards), "validation", 8)))
     mean = np.concatenate(list(images(Shards(shards), "train", 48))).mean(axis=0)
     baseline = np.square(pixels - mean).sum((1, 2, 3)).mean()
@@ -77,7 +77,10 @@ def test_deterministic_to_the_bit(shards: Path, precision: str, optimizer: str) 
     assert first_history == second_history
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    other, _ = _train(shards, **settings, seed=2)
+
+
+def test_another_seed_is_another_training(shards: Path) -> None:
+    first, other = (_train(shards, epochs=1, seed=seed)[0] for seed in (1, 2))
     assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
 
 
@@ -99,16 +102,22 @@ def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str, blo
     assert {layer.compute_dtype for layer in hidden} == {precision}
 
 
+@pytest.fixture(scope="module")
+def exact(shards: Path) -> list[dict[str, str]]:
+    """The history in float32."""
+    return _train(shards, epochs=8)[1]
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_lower_precision_learns_the_same(shards: Path, precision: str) -> None:
-    _, exact = _train(shards, epochs=8)
+def test_lower_precision_learns_the_same(
+    shards: Path, exact: list[dict[str, str]], precision: str
+) -> None:
     vae, rounded = _train(shards, epochs=8, precision=precision)
     assert vae.precision == precision
     losses = [[float(row["loss"]) for row in rows] for rows in (exact, rounded)]
     np.testing.assert_allclose(
         losses[1][-1], losses[0][-1], rtol=0.15
     )  # float16 leaves its first steps out
-    assert losses[0] != losses[1]
 
 
 def test_history_adds_up(shards: Path) -> None:
