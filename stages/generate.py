@@ -1,7 +1,10 @@
-"""Draw what a trained VAE generates, reconstructs and interpolates."""
+"""Draw what a trained VAE generates, reconstructs and interpolates, and say where its z lie."""
 
 from _stage import arguments, load_tensorflow, run
 from facevae.errors import UserError
+from facevae.files import written_whole
+
+_BATCH_SIZE = 64  # little memory; larger ones are hardly faster
 
 
 def main() -> None:
@@ -12,6 +15,9 @@ def main() -> None:
         samples={"help": "PNG to write: a grid decoded from z-points drawn from N(0, I)"},
         reconstructions={"help": "PNG to write: held-out faces above their reconstructions"},
         interpolation={"help": "PNG to write: steps between held-out faces, a pair per row"},
+        latents={"help": "CSV to write: statistics of each latent unit over the test split"},
+        z_histograms={"help": "CSV to write: histograms of its z beside N(0, 1)"},
+        radii={"help": "CSV to write: a histogram of its |z| beside the chi distribution"},
     )
     settings = parameters.generate
     rows, columns = settings.rows, settings.columns
@@ -22,6 +28,7 @@ def main() -> None:
     from facevae.datasets import Shards, images
     from facevae.determinism import make_repeatable
     from facevae.generation import interpolations, reconstructions, samples
+    from facevae.latents import codes, radius_rows, rows_csv, sampled, unit_rows, z_rows
     from facevae.model_files import load_model
     from facevae.pictures import save_grid
 
@@ -37,6 +44,7 @@ def main() -> None:
         )
     with shards:
         held_out = next(iter(images(shards, "test", needed))).numpy()
+        mu, log_var = codes(vae, images(shards, "test", _BATCH_SIZE))
 
     save_grid(samples(vae, rows * columns, settings.seed), columns, options.samples)
 
@@ -47,6 +55,15 @@ def main() -> None:
 
     lines = interpolations(vae, held_out[:rows], held_out[rows : 2 * rows], columns)
     save_grid(lines, columns, options.interpolation)
+
+    z = sampled(mu, log_var, settings.seed)
+    for path, rows_of in (
+        (options.latents, unit_rows(mu, log_var)),
+        (options.z_histograms, z_rows(z)),
+        (options.radii, radius_rows(z)),
+    ):
+        with written_whole(path) as temporary:
+            temporary.write_text(rows_csv(rows_of), encoding="utf-8")
 
 
 if __name__ == "__main__":

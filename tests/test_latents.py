@@ -1,0 +1,110 @@
+"""Statistics of z-points, against NumPy, closed forms and numerical integration."""
+
+import csv
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from facevae.latents import (
+    chi_density,
+    codes,
+    normal_density,
+    radius_rows,
+    rows_csv,
+    sampled,
+    unit_rows,
+    z_rows,
+)
+from facevae.parameters import Parameters
+from facevae.training import build_vae
+
+
+def test_chi_density_is_rayleighs_maxwells_and_grows_by_its_recursion() -> None:
+    radius = np.linspace(0.05, 20, 200)
+    assert chi_density(radius, 1) == pytest.approx(2 * normal_density(radius), rel=1e-12)
+    assert chi_density(radius, 2) == pytest.approx(radius * np.exp(-(radius**2) / 2), rel=1e-12)
+    maxwell = math.sqrt(2 / math.pi) * radius**2 * np.exp(-(radius**2) / 2)
+    assert chi_density(radius, 3) == pytest.approx(maxwell, rel=1e-12)
+    # f_(k+2)(r) = f_k(r) r^2 / k, because Gamma(x + 1) = x Gamma(x)
+    for r in (12.0, 16.0, 20.0):
+        expected = Decimal(r) * (-(Decimal(r) ** 2) / 2).exp()
+        for dimension in range(2, 256, 2):
+            expected *= Decimal(r) ** 2 / dimension
+        assert chi_density(np.array(r), 256) == pytest.approx(float(expected), rel=1e-11)
+
+
+@pytest.mark.parametrize("dimension", [2, 8, 256, 512])
+def test_chi_density_integrates_to_one(dimension: int) -> None:
+    radius = np.linspace(1e-9, math.sqrt(dimension) + 12, 200_001)
+    assert np.trapezoid(chi_density(radius, dimension), radius) == pytest.approx(1, abs=1e-8)
+
+
+def test_unit_rows_are_numpys_statistics() -> None:
+    generator = np.random.default_rng(1)
+    mu = generator.normal(0.3, (0.0, 0.5, 2.0), (50, 3)).astype(np.float32)
+    log_var = generator.normal(-1.0, 0.5, (50, 3)).astype(np.float32)
+    rows = unit_rows(mu, log_var)
+    variance = np.exp(log_var.astype(np.float64))
+    # The KL of two normal distributions, written the other way round.
+    kl = (np.log(1 / np.sqrt(variance)) + (variance + mu.astype(np.float64) ** 2) / 2 - 0.5).mean(0)
+    for unit, row in enumerate(rows):
+        assert row["unit"] == unit
+        assert row["mu_mean"] == pytest.approx(np.mean(mu[:, unit]), abs=2e-6)
+        assert row["mu_std"] == pytest.approx(np.std(mu[:, unit]), abs=2e-6)
+        assert row["sigma_mean"] == pytest.approx(np.sqrt(variance[:, unit]).mean(), abs=2e-6)
+        assert row["kl"] == pytest.approx(kl[unit], abs=2e-6)
+    ranks = {row["kl_rank"]: row["kl"] for row in rows}
+    assert sorted(ranks) == [1, 2, 3]
+    assert ranks[1] >= ranks[2] >= ranks[3]
+
+
+def test_histograms_of_points_from_the_prior_are_the_priors() -> None:
+    count = 200_000
+    points = np.random.default_rng(2).standard_normal((count, 4), dtype=np.float32)
+    z, radius = z_rows(points), radius_rows(points)
+    for rows, x, expected, found, drawn in (
+        (z, "z", "normal_density", "density", 4 * count),
+        (z, "z", "normal_density", "unit_3", count),
+        (radius, "radius", "chi_density", "density", count),
+    ):
+        width = rows[1][x] - rows[0][x]
+        assert sum(row[found] for row in rows) * width == pytest.approx(1, abs=1e-4)
+        for row in rows:
+            # Of a bin's count, five standard deviations; and a density at the bin's middle is not
+            # quite its mean over the bin.
+            noise = 5 * math.sqrt(max(row[expected], 1e-3) / (width * drawn))
+            assert row[found] == pytest.approx(row[expected], abs=noise + 0.0015)
+
+
+def test_histograms_span_points_far_out_and_units_that_do_nothing() -> None:
+    points = np.zeros((10, 2), np.float32)
+    points[3, 1] = 1234.5
+    for rows, x in ((z_rows(points), "z"), (radius_rows(points), "radius")):
+        width = rows[1][x] - rows[0][x]
+        assert sum(row["density"] for row in rows) * width == pytest.approx(1, rel=1e-4)
+    assert rows[-1]["density"] > 0
+
+
+def test_codes_and_points_are_the_networks(parameters: Parameters) -> None:
+    encoder = parameters.encoder.model_copy(update={"filters": [4] * 4, "latent_size": 6})
+    vae = build_vae(encoder, parameters.loss, image_size=16, inter_dense=8)
+    images = np.random.default_rng(3).random((5, 16, 16, 3), dtype=np.float32)
+    mu, log_var = codes(vae, [images[:2], images[2:4], images[4:]])
+    whole_mu, whole_log_var = codes(vae, [images])
+    assert mu.shape == log_var.shape == (5, 6)
+    assert mu == pytest.approx(whole_mu, abs=1e-5)
+    assert log_var == pytest.approx(whole_log_var, abs=1e-5)
+
+    z = sampled(mu, log_var, seed=4)
+    assert np.array_equal(z, sampled(mu, log_var, seed=4))
+    noise = (z - mu) / np.exp(0.5 * log_var)
+    assert np.abs(noise).max() < 5
+    assert not np.array_equal(z, sampled(mu, log_var, seed=5))
+
+
+def test_rows_csv_reads_back() -> None:
+    rows = [{"unit": 0, "kl": 0.5}, {"unit": 1, "kl": 1e-06}]
+    read = list(csv.DictReader(rows_csv(rows).splitlines()))
+    assert [{"unit": int(row["unit"]), "kl": float(row["kl"])} for row in read] == rows
