@@ -7,10 +7,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from facevae.densities import chi_density, normal_density
 from facevae.latents import (
-    chi_density,
     codes,
-    normal_density,
     radius_rows,
     rows_csv,
     sampled,

@@ -9,10 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from facevae.densities import chi_density, normal_density
 from facevae.losses import kl_per_unit
 from facevae.networks import VAE
 
-_BINS = 40
+_BINS_PER_UNIT = 4
+_MOST_BINS = 200  # for a training without a KL term, whose z may lie anywhere
 _SMALLEST_EXTENT = 5  # of z, on both sides of 0; of N(0, 1), one in two million is beyond
 
 
@@ -61,24 +63,10 @@ def unit_rows(mu: np.ndarray, log_var: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def normal_density(z: np.ndarray) -> np.ndarray:
-    """Density of N(0, 1) at z."""
-    return np.exp(-0.5 * np.square(z)) / math.sqrt(2 * math.pi)
-
-
-def chi_density(radius: np.ndarray, dimension: int) -> np.ndarray:
-    """Density of the chi distribution, that of |z| for z from N(0, I) in `dimension` dimensions.
-
-    f(r) = r^(k-1) exp(-r^2 / 2) / (2^(k/2-1) Gamma(k/2)), k the dimension
-    (https://docs.scipy.org/doc/scipy/reference/generated/scipy.stats.chi.html).
-
-    Args:
-        radius: any shape, greater than 0.
-    """
-    half = dimension / 2
-    # In logarithms: at 256 dimensions the factors are beyond what a float holds.
-    scale = (half - 1) * math.log(2) + math.lgamma(half)
-    return np.exp((dimension - 1) * np.log(radius) - 0.5 * np.square(radius) - scale)
+def _edges(lowest: int, highest: int) -> np.ndarray:
+    """Bins of one width that span a range; most often those of other models, too."""
+    count = min(_BINS_PER_UNIT * (highest - lowest), _MOST_BINS)
+    return np.linspace(lowest, highest, count + 1)
 
 
 def z_rows(z: np.ndarray) -> list[dict[str, float]]:
@@ -89,7 +77,7 @@ def z_rows(z: np.ndarray) -> list[dict[str, float]]:
         all units together, `density`; and of each, `unit_0` and so on. The bins span all values.
     """
     extent = max(_SMALLEST_EXTENT, math.ceil(np.abs(z).max()))
-    edges = np.linspace(-extent, extent, _BINS + 1)
+    edges = _edges(-extent, extent)
     middles = 0.5 * (edges[:-1] + edges[1:])
     units = [np.histogram(unit, edges, density=True)[0] for unit in z.T]
     columns = {
@@ -115,7 +103,7 @@ def radius_rows(z: np.ndarray) -> list[dict[str, float]]:
     centre = math.sqrt(dimension - 0.5)
     lowest = max(0, math.floor(min(radii.min(), centre - 3)))
     highest = math.ceil(max(radii.max(), centre + 3))
-    edges = np.linspace(lowest, highest, _BINS + 1)
+    edges = _edges(lowest, highest)
     middles = 0.5 * (edges[:-1] + edges[1:])
     columns = {
         "radius": middles,
