@@ -17,6 +17,7 @@ from PIL import Image
 STAGES = {
     "synthesize", "prepare", "train@direct", "train@inter_dense", "generate@direct",
     "generate@inter_dense", "evaluate@direct", "evaluate@inter_dense", "compare", "memory",
+    "page",
 }  # fmt: skip
 
 SMALL = {
@@ -143,6 +144,7 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
     assert f"{encoder['params']:,}" in report
     rows = (study.folder / "reports" / "comparison.csv").read_text().splitlines()
     assert rows[0] == "key,quantity,direct,inter_dense,difference"
+    assert f"{encoder['params']:,}" in (study.folder / "reports" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
@@ -238,10 +240,11 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
     assert told == _readme_table(project)
 
 
-def test_pipeline_inter_dense_runs_its_five_stages_and_back_is_cached(fresh: Study) -> None:
+def test_pipeline_inter_dense_runs_its_six_stages_and_back_is_cached(fresh: Study) -> None:
     output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
     assert ran(output) == {
         "train@inter_dense", "generate@inter_dense", "evaluate@inter_dense", "compare", "memory",
+        "page",
     }  # fmt: skip
 
     rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))
@@ -269,10 +272,10 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
     stages = {stage for stage in STAGES if not stage.endswith("@direct")}
     assert ran(fresh.dvc("repro", "--force", "--single-item", *sorted(stages))) == stages
     after = fresh.lock()
-    for stage in stages - {"compare"}:  # which reports what the machine took
+    for stage in stages - {"compare"}:  # which reports what the machine took; the page shows it
         for old, new in zip(before[stage]["outs"], after[stage]["outs"], strict=True):
             assert old["path"] == new["path"]
-            if not old["path"].endswith("_cost.json"):
+            if not old["path"].endswith(("_cost.json", "index.html")):
                 assert old["md5"] == new["md5"], old["path"]
 
 

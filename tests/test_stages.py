@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-STAGES = ("synthesize", "prepare", "train", "generate", "evaluate", "compare", "memory")
+STAGES = ("synthesize", "prepare", "train", "generate", "evaluate", "compare", "memory", "page")
 
 
 def _run(project: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess:

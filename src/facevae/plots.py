@@ -1,20 +1,24 @@
 """Charts as PNG files, the same bytes for the same numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from facevae.files import written_whole
 
 # Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/).
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
 _LINE, _LEVEL, _MARK = "#0072B2", "#D55E00", "#333333"
+# What is drawn over each other, and what it is measured by.
+FIRST, SECOND, REFERENCE = "#0072B2", "#D55E00", "#333333"
 _LEVEL_LINE: dict[str, Any] = {"color": _MARK, "linewidth": 1, "linestyle": "--"}
 
 
@@ -34,7 +38,7 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
 def save_stacked_bars(
@@ -183,4 +187,106 @@ def save_labelled_points(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over x, as a line of a colour, or as the steps of a histogram with bins about x."""
+
+    name: str
+    x: np.ndarray
+    values: np.ndarray
+    colour: str
+    dashed: bool = False
+    steps: bool = False
+
+
+def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        axes.plot(
+            curve.x,
+            curve.values,
+            color=curve.colour,
+            linewidth=1.5,
+            linestyle="--" if curve.dashed else "-",
+            drawstyle="steps-mid" if curve.steps else "default",
+            marker="o" if len(curve.x) == 1 else None,
+            label=curve.name,
+        )
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    _tidy(axes)
+
+
+def save_curves(
+    panels: Mapping[str, Sequence[Curve]], path: Path, *, title: str, x_label: str
+) -> None:
+    """Write panels, one above the other, with curves over each other, as a PNG file.
+
+    Args:
+        panels: curves by the label of the y axis; those of the first are named in a legend.
+    """
+    figure = _figure(1.4 + 2.3 * len(panels) if len(panels) > 1 else 4)
+    figure.suptitle(title, fontsize=12)
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, curves) in zip(rows, panels.items(), strict=True):
+        _draw(axes, curves)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+    rows[0].legend(frameon=False, fontsize=9)
+    rows[-1].set_xlabel(x_label)
+    _save(figure, path)
+
+
+def save_histograms(
+    curves: Sequence[Curve],
+    maps: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    path: Path,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    row_label: str,
+) -> None:
+    """Write histograms over each other, and below them maps of many histograms, as a PNG file.
+
+    Args:
+        maps: by name, the middles of the bins and the densities (histograms, bins), drawn from the
+            top down.
+        y_label, row_label: what the curves show, and what is a row of a map.
+    """
+    figure = _figure(7)
+    figure.suptitle(title, fontsize=12)
+    above, *below = figure.subplot_mosaic(
+        [["curves"] * len(maps), [f"map {name}" for name in maps]]
+    ).values()
+    _draw(above, curves)
+    above.set_ylabel(y_label)
+    above.set_ylim(bottom=0)
+    above.set_xlabel(x_label)
+    above.legend(frameon=False, fontsize=9)
+    extent = max(abs(x[0]) for x, _ in maps.values())
+    # One scale for all, which a few units that do nothing must not stretch.
+    brightest = max(float(np.quantile(densities, 0.995)) for _, densities in maps.values())
+    for axes, (name, (x, densities)) in zip(below, maps.items(), strict=True):
+        # Columns of one width about the bins' middles, rows about 1, 2 and so on.
+        half = (x[1] - x[0]) / 2
+        count = len(densities)
+        image = axes.imshow(
+            densities,
+            cmap="cividis",
+            aspect="auto",
+            interpolation="nearest",
+            vmin=0,
+            vmax=brightest,
+            extent=(x[0] - half, x[-1] + half, count + 0.5, 0.5),
+        )
+        axes.set_xlim(-extent, extent)
+        axes.set_facecolor(image.cmap(0.0))  # nothing lies beyond the bins
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel(x_label)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    below[0].set_ylabel(row_label)
+    figure.colorbar(image, ax=below, label=y_label, extend="max")
     _save(figure, path)

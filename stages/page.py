@@ -1,0 +1,29 @@
+"""Draw both variants over each other, and put all that there is to see onto one HTML page."""
+
+from _stage import arguments, run
+from facevae.files import written_whole
+from facevae.page import page_html, save_charts
+
+
+def main() -> None:
+    options, parameters = arguments(
+        __doc__,
+        metrics={"help": "folder of the evaluate stages' JSON files"},
+        reports={"help": "folder of the other stages' reports and pictures"},
+        charts={"help": "folder to write the charts into, as PNG files"},
+        html={"help": "page to write"},
+    )
+    save_charts(options.reports, options.charts)
+    page = page_html(
+        parameters,
+        metrics=options.metrics,
+        reports=options.reports,
+        charts=options.charts,
+        page=options.html,
+    )
+    with written_whole(options.html) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,155 @@
+"""The page: from the outputs of the other stages, alone, escaped, the same bytes twice."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from facevae.latents import radius_rows, rows_csv, unit_rows, z_rows
+from facevae.memory_report import (
+    memory_markdown,
+    save_memory_by_batch,
+    save_memory_by_inter_dense,
+)
+from facevae.page import CHARTS
+from facevae.parameters import VARIANTS, Parameters
+
+SOURCE = "data/<script>alert('1')</script> & more"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Every tag with its attributes; fails where one is not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Path:
+    """A folder with what the other stages leave."""
+    folder = tmp_path_factory.mktemp("run")
+    reports = folder / "reports"
+    (folder / "metrics").mkdir()
+    generator = np.random.default_rng(1)
+    for number, variant in enumerate(VARIANTS):
+        (reports / variant).mkdir(parents=True)
+        mu, log_var = generator.standard_normal((2, 30, 5), dtype=np.float32)
+        epochs = range(1, 4 - number)  # the second stopped early
+        history = [
+            {
+                "epoch": epoch,
+                **{
+                    f"{prefix}{name}": 9.5 / epoch
+                    for prefix in ("", "val_")
+                    for name in ("loss", "reconstruction", "kl")
+                },
+            }
+            for epoch in epochs
+        ]
+        for name, rows in (
+            ("history", history),
+            ("latents", unit_rows(mu, log_var)),
+            ("z_histograms", z_rows((1 + number) * mu)),
+            ("radii", radius_rows((1 + number) * mu)),
+        ):
+            (reports / variant / f"{name}.csv").write_text(rows_csv(rows), encoding="utf-8")
+        for name in ("samples", "reconstructions", "interpolation"):
+            Image.new("RGB", (70, 50)).save(reports / variant / f"{name}.png")
+        metrics = {"encoder": {"params": 1234567 + number}, "test": {"images": 30}}
+        (folder / "metrics" / f"{variant}.json").write_text(json.dumps(metrics))
+    (reports / "comparison.md").write_text(
+        f"# Compared\n\nFrom `{SOURCE}`.\n\n| | direct |\n| --- | ---: |\n| loss | 1.0 |\n\n"
+        f"## Parameters\n\n| key | value |\n| --- | --- |\n| `data.source` | {SOURCE} |\n"
+    )
+    (reports / "memory.md").write_text(memory_markdown(parameters), encoding="utf-8")
+    save_memory_by_batch(parameters, reports / "memory_by_batch.png")
+    save_memory_by_inter_dense(parameters, reports / "memory_by_inter_dense.png")
+    params = parameters.model_dump()
+    params["data"]["source"] = SOURCE
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return folder
+
+
+def _stage(project: Path, folder: Path) -> subprocess.CompletedProcess:
+    reports = folder / "reports"
+    command: list[str | Path] = [
+        sys.executable, project / "stages" / "page.py", "--params", folder / "params.yaml",
+        "--metrics", folder / "metrics", "--reports", reports, "--charts", reports / "charts",
+        "--html", reports / "index.html",
+    ]  # fmt: skip
+    return subprocess.run(command, text=True, capture_output=True, check=False)
+
+
+def _written(folder: Path) -> dict[str, bytes]:
+    written = [folder / "reports" / "charts" / f"{name}.png" for name in CHARTS]
+    return {path.name: path.read_bytes() for path in [*written, folder / "reports" / "index.html"]}
+
+
+def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: Path) -> None:
+    done = _stage(project, run)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    first = _written(run)
+    assert _stage(project, run).returncode == 0
+    assert _written(run) == first
+
+    page = run / "reports" / "index.html"
+    text = page.read_text(encoding="utf-8")
+    reader = Reader(text)
+    # Nothing that loads anything but pictures beside the page.
+    assert not {tag for tag, _ in reader.tags} & {"script", "link", "iframe", "object", "base"}
+    assert not re.search(r"url\(|@import|://", text)
+    pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
+    shown = {(page.parent / unquote(str(picture["src"]))).resolve() for picture in pictures}
+    assert shown == {path.resolve() for path in (run / "reports").rglob("*.png")}
+    for picture in pictures:
+        assert picture["alt"]
+        with Image.open(page.parent / unquote(str(picture["src"]))) as image:
+            assert (str(image.width), str(image.height)) == (picture["width"], picture["height"])
+    anchors = {f"#{attributes['id']}" for _, attributes in reader.tags if "id" in attributes}
+    assert {attributes["href"] for tag, attributes in reader.tags if tag == "a"} == anchors
+
+    # In the beginning, above the table and in the parameters.
+    assert text.count("data/&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt; &amp; more") == 3
+    assert "1,234,567" in text
+    assert "1,234,568" in text
+    assert '<td>loss</td><td class="right">1.0</td>' in text
+
+
+def test_page_without_a_report_is_a_sentence(project: Path, run: Path) -> None:
+    table = run / "reports" / "direct" / "radii.csv"
+    content = table.read_bytes()
+    table.unlink()
+    try:
+        done = _stage(project, run)
+    finally:
+        table.write_bytes(content)
+    assert done.returncode == 2
+    assert done.stderr == f"{table}: is not there; write it first: dvc repro\n"
+
+
+def test_page_needs_no_tensorflow(project: Path) -> None:
+    code = "import sys, facevae.page; sys.exit('keras' in sys.modules)"
+    environment = {"PYTHONPATH": str(project / "src")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
