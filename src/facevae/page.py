@@ -300,9 +300,9 @@ def page_html(
     latent = parameters.encoder.latent_size
     source = html.escape(parameters.data.source)
     figures = _Page(page, reports, charts)
-    (_, numbers), *further = markdown_sections(_text(reports / "comparison.md"))
+    (compared, numbers), *further = markdown_sections(_text(reports / "comparison.md"))
     sections = {
-        "What this run measured": numbers,
+        compared: numbers,
         **_pictures(figures),
         "Training": _curves(figures),
         "Where the z-points lie": _z_points(figures, latent, measured[0]["test"]["images"]),
