@@ -23,6 +23,7 @@ REPEATED = ("direct, batch 32", "inter_dense, batch 128")
 REPETITIONS = 5
 
 _THREE_WIDE = {"filters": [32, 64, 128], "kernel_sizes": [3, 3, 3], "strides": [4, 2, 2]}
+_THREE_COVERED = {**_THREE_WIDE, "kernel_sizes": [6, 4, 4]}
 _THREE_DEEP = {"filters": [32, 128, 256], "kernel_sizes": [3, 3, 3], "strides": [2, 4, 4]}
 _FIVE = {"filters": [32, 64, 128, 256, 256], "kernel_sizes": [3] * 5, "strides": [2] * 5}
 
@@ -39,6 +40,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "64 units, batch 32": {"inter_dense": 64, "batch_size": 32},
     "bfloat16, batch 128": {"batch_size": 128, "precision": "bfloat16"},
     "strides 4 2 2, batch 128": {**_THREE_WIDE, "batch_size": 128},
+    "strides 4 2 2, kernels 6 4 4, batch 128": {**_THREE_COVERED, "batch_size": 128},
     "strides 2 4 4, batch 128": {**_THREE_DEEP, "batch_size": 128},
     "five layers, batch 128": {**_FIVE, "batch_size": 128},
     "sgd, direct, batch 32": {"inter_dense": 0, "batch_size": 32, "optimizer": "sgd"},

@@ -26,7 +26,7 @@ TESTED = [
     "inter_dense, latent 512, batch 64",
     "64 units, batch 32",
     "bfloat16, batch 128",
-    "strides 4 2 2, batch 128",
+    "strides 4 2 2, kernels 6 4 4, batch 128",
     "five layers, batch 128",
     "sgd, direct, batch 32",
     "adafactor, direct, batch 32",
