@@ -115,7 +115,9 @@ def test_faults_ctrl_c_leaves_nothing_behind(many: Path, project: Path, tmp_path
         # A shell's background jobs, of which these tests may be one, ignore it from birth.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    time.sleep(1.5)
+    while not list(tmp_path.glob(".shards.tmp-*/*")):  # until the workers write
+        assert process.poll() is None
+        time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, errors = process.communicate(timeout=30)

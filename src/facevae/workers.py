@@ -31,10 +31,20 @@ def _interrupts_held_back() -> Iterator[None]:
     A terminal sends it to all its processes, and the parent alone decides what it means.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # The mask is that of this thread, and of what it starts. If another thread takes the signal,
+    # Python still raises it in the main one, in the midst of starting a worker.
+    main = threading.current_thread() is threading.main_thread()
+    held_back: list[int] = []
+    if main:
+        handler = signal.signal(signal.SIGINT, lambda number, _: held_back.append(number))
     try:
         yield
     finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if held_back:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _enter_worker() -> None:
