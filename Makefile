@@ -43,10 +43,10 @@ bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside
 bench-rewrites: $(BIN)/.installed ## measure what each rewrite of Keras' layers gains training (10 minutes)
 	$(BIN)/python benchmarks/rewrites.py
 
-bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (15 minutes)
+bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (6 minutes)
 	$(BIN)/python benchmarks/ledger.py
 
-bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (35 minutes)
+bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (45 minutes)
 	$(BIN)/python benchmarks/levers.py
 
 sweep: $(BIN)/.installed ## train with 32 to 512 units in the extra layer, as DVC experiments; SETTINGS="train.epochs=8"

@@ -28,7 +28,7 @@ from worker import Candidate, ratio, take_turns
 
 BATCH = 128
 EPOCHS = 6
-ROUNDS = 5
+ROUNDS = 9
 LAST_EPOCHS = 2  # whose validation losses are averaged: a single one jitters
 SEEDS = (1, 2, 3)
 MIB = 2**20

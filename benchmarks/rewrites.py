@@ -19,10 +19,8 @@ from _stage import load_tensorflow
 from training import BATCH, INTER_DENSE, prepared, serve_training
 from worker import Candidate, ratio, take_turns
 
-# Of batch 32, the default, and that of the other benchmarks.
-BATCH_SIZES = (32, BATCH)
+BATCH_SIZES = (32, BATCH)  # the pipeline's default, and that of the other benchmarks
 ROUNDS = 15
-
 
 # Where each is used, and what of Keras takes its place.
 REWRITES = {
