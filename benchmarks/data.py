@@ -25,7 +25,7 @@ import psutil
 import yaml
 from PIL import Image
 
-from facevae.celeba import ARCHIVE, FOLDER, PARTITION, ImageReader, list_images
+from facevae.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, ImageReader, list_images
 from facevae.preparation import ImageSettings, square_image
 from facevae.shards import read_manifest
 from facevae.synthetic import synthesize
@@ -51,12 +51,15 @@ def write_source(folder: Path, jpegs: list[bytes], count: int) -> Path:
     with (
         zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         open(folder / PARTITION, "w") as partition,
+        open(folder / ATTRIBUTES, "w") as attributes,
     ):
+        attributes.write(f"{count}\n{' '.join(f'Attribute_{k}' for k in range(40))}\n")
         for number in range(1, count + 1):
             name = f"{number:06d}.jpg"
             archive.writestr(f"{FOLDER}/{name}", jpegs[number % len(jpegs)])
             split = 0 if number <= 0.8034 * count else 1 if number <= 0.9015 * count else 2
             partition.write(f"{name} {split}\n")
+            attributes.write(f"{name}{' -1  1' * 20}\n")
     return folder
 
 

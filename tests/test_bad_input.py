@@ -24,6 +24,7 @@ from facevae.preparation import ImageSettings, prepare, square_image
 ALL = {"train": None, "validation": None, "test": None}
 SMALL = ImageSettings(148, "box", 16)
 ARCHIVE, PARTITION = "img_align_celeba.zip", "list_eval_partition.txt"
+ATTRIBUTES = "list_attr_celeba.txt"
 
 
 def _in_this_process() -> ThreadPoolExecutor:
@@ -48,7 +49,7 @@ def copy(source: Path, tmp_path: Path) -> Path:
     """A source of its own for the test to spoil."""
     folder = tmp_path / "celeba"
     folder.mkdir()
-    for name in (ARCHIVE, PARTITION):
+    for name in (ARCHIVE, PARTITION, ATTRIBUTES):
         (folder / name).write_bytes((source / name).read_bytes())
     return folder
 
@@ -93,6 +94,39 @@ def test_bad_input_empty_folder(tmp_path: Path) -> None:
     folder.mkdir()
     sentence = _refusal(folder, tmp_path)
     assert "holds neither img_align_celeba.zip nor a folder img_align_celeba" in sentence
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (b"60\r\n", b"", "does not begin with the number of images and, on line 2, the attributes"),
+        (b"Bald Bangs", b"Bald Bald", "does not begin with the number of images and, on line 2,"),
+        (b"60\r\n", b"61\r\n", "says 61 images on line 1 and has 60; fetch it again"),
+        (b"000003.jpg ", b"000003.jpg 0 ", "line 5: expected '000001.jpg' and 20 times 1 or -1"),
+        (b"000003.jpg ", b"000003.jpg 1 ", "line 5: expected '000001.jpg' and 20 times 1 or -1"),
+        (b"000003.jpg", b"000004.jpg", "000004.jpg stands there a second time"),
+        (b"000003.jpg", b"999999.jpg", "has no line for 000003.jpg; fetch it again, or take it"),
+        (b"000003.jpg", b"\xff\xfe", "is not a text file in UTF-8; fetch it again"),
+    ],
+)
+def test_bad_input_attribute_file(
+    source: Path, copy: Path, tmp_path: Path, old: bytes, new: bytes, sentence: str
+) -> None:
+    content = (source / ATTRIBUTES).read_bytes()
+    assert old in content
+    (copy / ATTRIBUTES).write_bytes(content.replace(old, new, 1))
+    refusal = _refusal(copy, tmp_path)
+    assert sentence in refusal
+    assert refusal.startswith(str(copy / ATTRIBUTES))
+    assert "\n" not in refusal
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>\n<html>\n<title>Quota</title>\n"])
+def test_bad_input_attribute_file_is_something_else(
+    copy: Path, tmp_path: Path, content: bytes
+) -> None:
+    (copy / ATTRIBUTES).write_bytes(content)
+    assert "does not begin with the number of images" in _refusal(copy, tmp_path)
 
 
 def _web_page(path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from facevae.celeba import read_partition
-from facevae.datasets import Shards, images, training_batches
+from facevae.celeba import read_attributes, read_partition
+from facevae.datasets import Shards, images, labelled_batches, training_batches
 from facevae.preparation import ImageSettings, prepare, square_image
 from facevae.shards import encode_example, frame_record
+from facevae.synthetic import ATTRIBUTE_NAMES, describe_face
 from facevae.workers import local_executor
 
 ALL = {"train": None, "validation": None, "test": None}
@@ -58,6 +59,7 @@ def test_records_hold_names_in_order_and_all_images(shards: Path, source: Path) 
                 found.append(features["name"].bytes_list.value[0].decode())
         assert found == [name.decode() for name in names]
         assert entry["images"] == len(names)
+        files.add(f"{split}-attributes.npy")
     assert {path.name for path in shards.iterdir()} == files | {"manifest.json"}
     assert len(manifest["splits"]["train"]["shards"]) == 3
 
@@ -96,11 +98,106 @@ def test_an_unpacked_folder_gives_the_same_bytes(
     unpacked = tmp_path / "unpacked"
     with zipfile.ZipFile(source / "img_align_celeba.zip") as archive:
         archive.extractall(unpacked)
-    partition = (source / "list_eval_partition.txt").read_bytes()
-    (unpacked / "list_eval_partition.txt").write_bytes(partition)
+    for name in ("list_eval_partition.txt", "list_attr_celeba.txt"):
+        (unpacked / name).write_bytes((source / name).read_bytes())
     prepare(unpacked, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
+
+
+def _true_labels(names: list[bytes]) -> np.ndarray:
+    faces = [describe_face(3, int(name[:6]) - 1).attributes() for name in names]
+    return np.array([list(face.values()) for face in faces])
+
+
+def test_labels_are_those_of_the_images_in_the_shards(shards: Path, source: Path) -> None:
+    read = Shards(shards)
+    assert read.attributes == ATTRIBUTE_NAMES
+    for split, names in read_partition(source / "list_eval_partition.txt").items():
+        labels = read.labels(split)
+        assert labels.dtype == bool
+        np.testing.assert_array_equal(labels, _true_labels(names.tolist()))
+
+
+def test_labelled_batches_keep_images_and_labels_together(shards: Path) -> None:
+    read = Shards(shards)
+    pixels = np.concatenate(list(images(read, "train", 48))).reshape(48, -1)
+    labels, orders = read.labels("train"), []
+    batches = labelled_batches(read, batch_size=20, seed=1)
+    for _ in range(2):
+        found, told = (np.concatenate(part) for part in zip(*batches, strict=True))
+        distances = np.abs(found.reshape(48, 1, -1) - pixels).sum(2)
+        orders.append(distances.argmin(1).tolist())
+        assert sorted(orders[-1]) == list(range(48))
+        np.testing.assert_array_equal(told, labels[orders[-1]])
+    assert orders[0] != orders[1]
+    assert orders[0] != list(range(48))
+
+
+def test_labels_leave_out_what_the_shards_leave_out(source: Path, tmp_path: Path) -> None:
+    """A bad image, one without a place in a split, lines out of order, and a limit."""
+    spoiled = tmp_path / "celeba"
+    (spoiled / "img_align_celeba").mkdir(parents=True)
+    for name, jpeg in _jpegs(source).items():
+        content = jpeg[:500] if name in ("000002.jpg", "000055.jpg") else jpeg
+        (spoiled / "img_align_celeba" / name).write_bytes(content)
+    partition = (source / "list_eval_partition.txt").read_text().splitlines()
+    (spoiled / "list_eval_partition.txt").write_text("\n".join(partition[:4] + partition[5:]))
+    count, names, *rows = (source / "list_attr_celeba.txt").read_text().splitlines()
+    lines = [count, names, *reversed(rows)]
+    (spoiled / "list_attr_celeba.txt").write_bytes("\r\n".join(lines).encode())
+    prepare(
+        spoiled, tmp_path / "shards", SMALL, limits={**ALL, "train": 9}, images_per_shard=4,
+        on_bad_image="skip", max_bad_share=0.2,
+    )  # fmt: skip
+    for split, numbers in (
+        ("train", [1, 3, 4, 6, 7, 8, 9, 10]),
+        ("validation", range(49, 55)),
+        ("test", range(56, 61)),
+    ):
+        expected = [b"%06d.jpg" % number for number in numbers]
+        found = []
+        for path in sorted((tmp_path / "shards").glob(f"{split}-*.tfrecord")):
+            for record in tf.data.TFRecordDataset(str(path)):
+                features = tf.train.Example.FromString(record.numpy()).features.feature
+                found.append(features["name"].bytes_list.value[0])
+        assert found == expected
+        labels = Shards(tmp_path / "shards").labels(split)
+        np.testing.assert_array_equal(labels, _true_labels(expected))
+
+
+def test_without_an_attribute_file_the_shards_are_the_same_and_have_no_labels(
+    source: Path, shards: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "celeba"
+    bare.mkdir()
+    for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
+        (bare / name).write_bytes((source / name).read_bytes())
+    prepare(bare, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
+    read = Shards(tmp_path / "shards")
+    assert read.attributes == ()
+    assert read.labels("test").shape == (6, 0)
+    assert not list((tmp_path / "shards").glob("*.npy"))
+    for path in shards.glob("*.tfrecord"):
+        assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_attributes_of_many_images_take_little(tmp_path: Path) -> None:
+    """More than are packed at a time; in the form of the official file, with its two blanks."""
+    random = np.random.default_rng(0)
+    labels = random.random((4096 * 2 + 5, 11)) < 0.3
+    path = tmp_path / "list_attr_celeba.txt"
+    with open(path, "w", newline="") as file:
+        file.write(f"{len(labels)}\r\n{' '.join(f'Name_{k}' for k in range(11))} \r\n")
+        for number in random.permutation(len(labels)).tolist():
+            row = "".join("  1" if holds else " -1" for holds in labels[number])
+            file.write(f"{number:06d}.jpg{row}\r\n")
+    read = read_attributes(path)
+    assert read.names == tuple(f"Name_{k}" for k in range(11))
+    assert read.packed.nbytes == 2 * len(labels)
+    asked = random.permutation(len(labels))[:1000]
+    packed = read.of(np.array([b"%06d.jpg" % number for number in asked.tolist()]))
+    np.testing.assert_array_equal(np.unpackbits(packed, axis=1, count=11), labels[asked])
 
 
 def test_limit_takes_the_first_by_name(source: Path, tmp_path: Path) -> None:

@@ -49,6 +49,16 @@ def test_real_images_are_all_there(prepared: Path, celeba: Path) -> None:
     np.testing.assert_array_equal(np.round(read * 255), np.asarray(expected))
 
 
+def test_real_images_have_their_labels(prepared: Path, celeba: Path) -> None:
+    shards = Shards(prepared)
+    _, header, *rows = (celeba / "list_attr_celeba.txt").read_text().splitlines()
+    assert list(shards.attributes) == header.split()
+    told = {name: values for name, *values in map(str.split, rows)}
+    for split, names in read_partition(celeba / "list_eval_partition.txt").items():
+        expected = [[value == "1" for value in told[name.decode()]] for name in names.tolist()]
+        np.testing.assert_array_equal(shards.labels(split), expected)
+
+
 def test_real_images_are_learned(prepared: Path) -> None:
     make_repeatable(1)
     shards = Shards(prepared)

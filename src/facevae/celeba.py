@@ -3,10 +3,13 @@
     <folder>/img_align_celeba.zip        as downloaded, read without unpacking it, or
     <folder>/img_align_celeba/*.jpg      the same, unpacked (.jpeg and .png will do as well)
     <folder>/list_eval_partition.txt     "000001.jpg 0" a line: 0 train, 1 validation, 2 test
+    <folder>/list_attr_celeba.txt        how many images, the attributes' names, and a line for
+                                         each image: its name and 1 or -1 per attribute; optional
 
 The data set: Liu et al. 2015, arXiv 1411.7766; for non-commercial research only.
 """
 
+import dataclasses
 import os
 import struct
 from pathlib import Path
@@ -80,6 +83,92 @@ def read_partition(path: Path) -> dict[str, np.ndarray]:
             places = [number for number, line in enumerate(lines, 1) if line.split()[:1] == [name]]
         raise UserError(f"{path}: line {places[1]}: {name} stands there a second time")
     return splits
+
+
+@dataclasses.dataclass(frozen=True)
+class Attributes:
+    """What a list_attr_celeba.txt says.
+
+    Attributes:
+        names: of the attributes, in the file's order.
+        images: names of the images, a sorted array of bytes.
+        packed: which attributes hold for each image, (images, bytes) uint8, eight to a byte as
+            `np.packbits` has them.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    packed: np.ndarray
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """The rows of `packed` of some images, given by name.
+
+        Raises:
+            KeyError: one is not in the file; its argument is the first such name.
+        """
+        places = np.searchsorted(self.images, images)
+        found = self.images[np.minimum(places, len(self.images) - 1)] == images
+        if not found.all():
+            raise KeyError(images[~found][0])
+        return self.packed[places]
+
+
+_HOLDS = {"1": 1, "-1": 0}
+
+
+def read_attributes(path: Path) -> Attributes:
+    """Read a list_attr_celeba.txt, in a few bytes per image.
+
+    Raises:
+        UserError: it has no header, a line is not a name and 1 or -1 per attribute, it has not as
+            many lines as it says, or a name stands twice.
+    """
+    images, packed, values = _Names(), [], bytearray()
+
+    def pack() -> None:
+        packed.append(np.packbits(np.frombuffer(values, np.uint8).reshape(-1, width), axis=1))
+
+    try:
+        with open(path, encoding="utf-8") as lines:
+            first, names = next(lines, "").strip(), tuple(next(lines, "").split())
+            width, count = len(names), 0
+            if not first.isdecimal() or not names or len(set(names)) < width:
+                raise UserError(
+                    f"{path}: does not begin with the number of images and, on line 2, the "
+                    f"attributes' names; fetch it again"
+                )
+            for number, line in enumerate(lines, start=3):
+                image, *fields = line.split() or [""]
+                if not image:
+                    continue
+                try:
+                    row = bytes(map(_HOLDS.__getitem__, fields))
+                except KeyError:
+                    row = b""
+                if len(row) != width:
+                    raise UserError(
+                        f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1, "
+                        f"found {line.strip()[:80]!r}"
+                    )
+                images.append(image.encode())
+                values += row
+                count += 1
+                if count % 4096 == 0:
+                    pack()
+                    values = bytearray()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
+    if count != int(first) or not count:
+        raise UserError(f"{path}: says {first} images on line 1 and has {count}; fetch it again")
+    if values:
+        pack()
+    listed = images.array()
+    order = np.argsort(listed, kind="stable")
+    listed = listed[order]
+    twice = listed[1:][listed[1:] == listed[:-1]]
+    if len(twice):
+        raise UserError(f"{path}: {twice[0].decode()} stands there a second time")
+    return Attributes(names, listed, np.concatenate(packed)[order])
 
 
 class _Names:

@@ -1,7 +1,9 @@
 """Shards to batches: shuffled with noise for training, in order for everything else."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +27,7 @@ class Shards:
     Attributes:
         image_size: side of the images, pixels.
         counts: images per split.
+        attributes: names of the attributes; none where the data has no labels.
 
     Raises:
         UserError: there is no manifest, or a shard is missing or cut short.
@@ -37,6 +40,8 @@ class Shards:
         self.record_format: str = manifest["settings"]["record_format"]
         splits = manifest["splits"]
         self.counts: dict[str, int] = {split: splits[split]["images"] for split in splits}
+        self.attributes: tuple[str, ...] = tuple(manifest["attributes"])
+        self._labels = {split: splits[split]["attributes"] for split in splits}
         self._files = {
             split: [str(self.folder / shard["file"]) for shard in splits[split]["shards"]]
             for split in splits
@@ -45,6 +50,13 @@ class Shards:
     def files(self, split: str) -> list[str]:
         """Paths of a split's shards, in order."""
         return self._files[split]
+
+    def labels(self, split: str) -> np.ndarray:
+        """Which attributes hold for a split's images, (images, attributes) bool, in file order."""
+        entry = self._labels[split]
+        if entry is None:
+            return np.zeros((self.counts[split], 0), bool)
+        return np.load(self.folder / entry["file"])
 
     def __enter__(self) -> "Shards":
         return self
@@ -58,7 +70,10 @@ class Shards:
 
 
 def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
-    """Serialised Examples () to batches of images (batch, size, size, 3) float32 in [0, 1]."""
+    """Serialised Examples () to batches of images (batch, size, size, 3) float32 in [0, 1].
+
+    Where the records are tuples, their first is the Example, and the others come along.
+    """
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
     size = shards.image_size
 
@@ -78,11 +93,16 @@ def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_rem
             return tf.io.decode_png(file, CHANNELS)
         return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
 
+    def of_first(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
+        return _as_it_is(
+            lambda first, *others: (decode(first), *others) if others else decode(first)
+        )
+
     if shards.record_format == "raw":
         batches = records.batch(batch_size, drop_remainder)
-        return batches.map(decode_raw, num_parallel_calls=tf.data.AUTOTUNE)
-    decoded = records.map(decode_file, num_parallel_calls=tf.data.AUTOTUNE)
-    return decoded.batch(batch_size, drop_remainder).map(scale)
+        return batches.map(of_first(decode_raw), num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = records.map(of_first(decode_file), num_parallel_calls=tf.data.AUTOTUNE)
+    return decoded.batch(batch_size, drop_remainder).map(of_first(scale))
 
 
 def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
@@ -93,6 +113,23 @@ def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
     """
     records = tf.data.TFRecordDataset(shards.files(split))
     return _batches(records, shards, batch_size, drop_remainder=False).prefetch(1)
+
+
+def labelled_batches(shards: Shards, *, batch_size: int, seed: int) -> tf.data.Dataset:
+    """The train split with its labels, in another order each time that it is gone through.
+
+    Yields:
+        (batch, size, size, 3) float32 in [0, 1] and (batch, attributes) float32, 0 or 1.
+    """
+    records = tf.data.TFRecordDataset(shards.files("train"))
+    labels = tf.data.Dataset.from_tensor_slices(shards.labels("train"))
+    labelled = tf.data.Dataset.zip(records, labels.map(lambda row: tf.cast(row, tf.float32)))
+    shuffled = labelled.shuffle(min(SHUFFLE_BUFFER, shards.counts["train"]), seed)
+    return (
+        _batches(shuffled, shards, batch_size, drop_remainder=False)
+        .apply(tf.data.experimental.assert_cardinality(-(-shards.counts["train"] // batch_size)))
+        .prefetch(2)
+    )
 
 
 def noise(seed: int, position: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:

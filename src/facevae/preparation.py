@@ -16,11 +16,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facevae.celeba import (
+    ATTRIBUTES,
     PARTITION,
     SPLITS,
     ImageReader,
     check_source,
     list_images,
+    read_attributes,
     read_partition,
     store_path,
 )
@@ -223,7 +225,8 @@ def prepare(
         The manifest; see `facevae.shards`.
 
     Raises:
-        UserError: the source cannot be used as it is; another run is writing `target`.
+        UserError: the source, its attribute file included, cannot be used as it is; another run
+            is writing `target`.
         OSError: `target` cannot be written.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
@@ -248,7 +251,9 @@ def prepare(
                 done += len(task.images)
                 progress(done, total)
         _judge(store_path(source), bad, total + len(plan.bad), on_bad_image, max_bad_share)
-        splits: dict[str, Any] = {split: {"images": 0, "shards": []} for split in SPLITS}
+        splits: dict[str, Any] = {
+            split: {"images": 0, "shards": [], "attributes": None} for split in SPLITS
+        }
         for file in tasks:
             split, result = splits[file.partition("-")[0]], results[file]
             split["images"] += result.images
@@ -256,8 +261,16 @@ def prepare(
         for name, split in splits.items():
             if not split["images"]:
                 raise UserError(f"{source / PARTITION}: no image belongs to the {name} split")
+        left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
+        for name, packed in plan.labels.items():
+            kept = packed[~_among(plan.images[name]["name"], left_out)]
+            labels = np.unpackbits(kept, axis=1, count=len(plan.attributes)).astype(bool)
+            path = folder / f"{name}-attributes.npy"
+            np.save(path, labels)
+            splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
         manifest = {
             "settings": dataclasses.asdict(settings),
+            "attributes": list(plan.attributes),
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
         }
@@ -276,11 +289,15 @@ class _Plan:
         images: rows of `facevae.celeba.list_images` per split.
         bad: names that the archive and the partition file do not agree on, with the reason.
         beyond_limit: how many images of a split its limit leaves out.
+        attributes: their names; none where the source has no attributes.
+        labels: per split, of the same images, rows of `facevae.celeba.Attributes.packed`; or none.
     """
 
     images: dict[str, np.ndarray]
     bad: dict[str, str]
     beyond_limit: dict[str, int]
+    attributes: tuple[str, ...]
+    labels: dict[str, np.ndarray]
 
 
 def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
@@ -304,7 +321,25 @@ def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
         within = members[: limits[split]]
         beyond[split] = len(members) - len(within)
         chosen[split] = images[_among(names, within) & ~_among(names, twice)]
-    return _Plan(chosen, bad, beyond)
+    names_of, labels = _labels(source / ATTRIBUTES, chosen)
+    return _Plan(chosen, bad, beyond, names_of, labels)
+
+
+def _labels(
+    path: Path, images: Mapping[str, np.ndarray]
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """The attributes' names, and per split the packed labels of its images, if there are any."""
+    if not path.is_file():
+        return (), {}
+    attributes = read_attributes(path)
+    try:
+        labels = {split: attributes.of(rows["name"]) for split, rows in images.items()}
+    except KeyError as error:
+        raise UserError(
+            f"{path}: has no line for {os.fsdecode(error.args[0])}; fetch it again, or take it "
+            f"out of the folder, to do without labels"
+        ) from None
+    return attributes.names, labels
 
 
 def _among(names: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -6,12 +6,15 @@ A shard is a TFRecord file of `tf.train.Example` records with two bytes features
             by the record_format of the manifest
     name    the image's file name in CelebA
 
-and `manifest.json` beside the shards says what they hold:
+Where the source has attributes, `<split>-attributes.npy` says which hold for each image, in the
+shards' order: (images, attributes) bool. And `manifest.json` beside them says what they hold:
 
-    settings: crop, resize, image_size, record_format
-    splits:   per split the number of images, and its shards in order: file, images, bytes
-    skipped:  per split how many images were beyond its limit; and of those that could not be
-              used, name and reason
+    settings:   crop, resize, image_size, record_format
+    attributes: their names; none where the source has no attributes
+    splits:     per split the number of images; its shards in order: file, images, bytes; and its
+                attributes: file, bytes; or null
+    skipped:    per split how many images were beyond its limit; and of those that could not be
+                used, name and reason
 
 TensorFlow is not needed here, and is kept out so that worker processes start in an instant.
 """
@@ -83,12 +86,14 @@ def read_manifest(shards: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: is damaged ({error}); {_WRITE_AGAIN}") from None
     for split in manifest["splits"].values():
-        for shard in split["shards"]:
-            file = shards / shard["file"]
+        for entry in (*split["shards"], split["attributes"]):
+            if entry is None:
+                continue
+            file = shards / entry["file"]
             size = file.stat().st_size if file.exists() else 0
-            if size != shard["bytes"]:
+            if size != entry["bytes"]:
                 raise UserError(
-                    f"{file}: has {size} bytes and should have {shard['bytes']}; {_WRITE_AGAIN}"
+                    f"{file}: has {size} bytes and should have {entry['bytes']}; {_WRITE_AGAIN}"
                 )
     return manifest
 
