@@ -20,6 +20,9 @@ def _measured(params: int, psnr: float, memory: float, double: float | None) -> 
             "elbo_bits_per_dimension": 8.5, "importance_weighted_bits_per_dimension": None,
         },
         "samples": {
+            "frechet_distance": 3.5, "frechet_distance_floor": 0.25, "precision": 0.5,
+            "precision_floor": 0.75, "recall": 0.125, "recall_floor": 0.75,
+            "fid": None, "fid_floor": None,
             "swd": {"96": 150.0, "mean": 150.0}, "swd_floor": {"96": 15.0, "mean": 15.0},
             "swd_real_normalization": {"mean": None},
             "swd_real_normalization_floor": {"mean": None},
@@ -72,6 +75,9 @@ def test_claims_stand_beside_what_was_measured(
     assert "| test ELBO, bits per dimension | 8.5000 | 8.5000 | +0.0000 |" in report
     assert "importance-weighted bound, bits per dimension | not measured | not measured" in report
     assert "| test KL of the largest latent unit, nats | 1.5000 |" in report
+    assert "| Frechet distance of samples, attribute features | 3.500 | 3.500 | +0.000 |" in report
+    assert "| recall of fresh real images, attribute features | 0.750 |" in report
+    assert "| FID of samples, Keras' Inception | not measured | not measured |" in report
     assert "| sliced Wasserstein distance of samples | 150.0 | 150.0 | +0.0 |" in report
     assert "| sliced Wasserstein distance of samples, real normalisation | not measured |" in report
     assert "| sharpness of samples over that of real images | 0.250 | 0.248 | -0.002 |" in report

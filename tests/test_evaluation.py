@@ -7,14 +7,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from facevae.attributes import AttributeNetwork, features
 from facevae.datasets import Shards, images, noise
 from facevae.evaluation import active_units, evaluate, psnr
-from facevae.generation import interpolations, prior_points, reconstructions, samples
+from facevae.generation import (
+    interpolations,
+    prior_points,
+    reconstructions,
+    samples,
+)
 from facevae.likelihood import importance_weighted_bits_per_dimension
 from facevae.networks import VAE
 from facevae.pictures import image_grid
 from facevae.preparation import ImageSettings, prepare
-from facevae.quality import sharpness_ratio, sliced_wasserstein, ssim
+from facevae.quality import (
+    frechet_distance,
+    precision_and_recall,
+    sharpness_ratio,
+    sliced_wasserstein,
+    ssim,
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +87,9 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
 
 
 def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
-    got = evaluate(vae, Shards(shards), batch_size=4)
-    assert got == evaluate(vae, Shards(shards), batch_size=4)
+    network = AttributeNetwork(16, 20)
+    got = evaluate(vae, Shards(shards), batch_size=4, attribute_network=network)
+    assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_network=network)
     found = got["samples"]
     real, fresh = (next(iter(images(Shards(shards), split, 6))) for split in ("test", "train"))
     real, fresh = real.numpy(), fresh.numpy()
@@ -88,6 +101,11 @@ def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
             assert found[f"{name}{suffix}"].keys() == {"16", "mean"}
             assert found[f"{name}{suffix}"]["16"] == pytest.approx(levels[16], rel=1e-4)
             assert found[f"{name}{suffix}"]["mean"] == found[f"{name}{suffix}"]["16"]
+        of_real, of_others = features(network, real), features(network, others)
+        distance = frechet_distance(of_real, of_others)
+        assert found[f"frechet_distance{suffix}"] == pytest.approx(distance, rel=1e-4, abs=1e-6)
+        both = found[f"precision{suffix}"], found[f"recall{suffix}"]
+        assert both == pytest.approx(precision_and_recall(of_real, of_others), abs=1e-6)
         sharp = sharpness_ratio(others, real)
         assert found[f"sharpness{suffix}"] == pytest.approx(sharp, rel=1e-3)
     # Not trained: further from faces than faces are.
@@ -102,7 +120,8 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
         image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2,
         reconstruction="bce",
     )  # fmt: skip
-    got = evaluate(small, Shards(tmp_path), batch_size=4)
+    network = AttributeNetwork(8, 20)
+    got = evaluate(small, Shards(tmp_path), batch_size=4, attribute_network=network)
     for name in ("ssim", "ms_ssim", "elbo_bits_per_dimension"):
         assert got["test"][name] is None
     assert got["test"]["importance_weighted_bits_per_dimension"] is None
@@ -110,6 +129,8 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
     assert found["count"] == 1
     assert found["swd"] == found["swd_floor"] == {"mean": None}
     assert found["diversity"] is found["diversity_of_real"] is None
+    for name in ("frechet_distance", "precision", "recall", "fid"):
+        assert found[name] is found[f"{name}_floor"] is None
     assert found["sharpness"] > 0
 
 

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 STAGES = {
-    "synthesize", "prepare", "train@direct", "train@inter_dense", "generate@direct",
+    "synthesize", "prepare", "attributes", "train@direct", "train@inter_dense", "generate@direct",
     "generate@inter_dense", "evaluate@direct", "evaluate@inter_dense", "compare", "memory",
     "page",
 }  # fmt: skip
@@ -127,6 +127,8 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         wanted = {"loss", "reconstruction", "kl", "psnr", "active_units"}
         assert wanted <= metrics["test"].keys()
         assert metrics["samples"]["count"] == 20  # the test split
+        assert metrics["samples"]["frechet_distance"] > 0
+        assert metrics["samples"]["fid"] is None
         cost = json.loads((study.folder / "metrics" / f"{variant}_cost.json").read_text())
         assert cost["device"]
         assert cost["images_per_second_lower_quartile"] <= cost["images_per_second"]
@@ -139,6 +141,9 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         for name, count in (("latents", 8), ("z_histograms", 40), ("radii", 24)):
             table = (study.folder / "reports" / variant / f"{name}.csv").read_text()
             assert len(table.splitlines()) >= 1 + count
+    told = json.loads((study.folder / "metrics" / "attributes.json").read_text())
+    assert len(told["attributes"]) == 20
+    assert (study.folder / "models" / "attributes" / "network.keras").is_file()
     report = (study.folder / "reports" / "comparison.md").read_text()
     encoder = json.loads((study.folder / "metrics" / "inter_dense.json").read_text())["encoder"]
     assert f"{encoder['params']:,}" in report
@@ -226,7 +231,7 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
         if isinstance(value, bool):
             return not value
         if isinstance(value, list):
-            return [*value[:-1], value[-1] + 1]
+            return value[:-1]
         if isinstance(value, str):
             return f"other {value}"
         return 5 if value is None else value * 2 + 1

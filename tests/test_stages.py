@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-STAGES = ("synthesize", "prepare", "train", "generate", "evaluate", "compare", "memory", "page")
+STAGES = (
+    "synthesize", "prepare", "attributes", "train", "generate", "evaluate", "compare", "memory",
+    "page",
+)  # fmt: skip
 
 
 def _run(project: Path, stage: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -36,6 +36,22 @@ _QUANTITIES = (
         "test.importance_weighted_bits_per_dimension",
         "{:,.4f}",
     ),
+    (
+        "Frechet distance of samples, attribute features",
+        "samples.frechet_distance",
+        "{:,.3f}",
+    ),
+    (
+        "Frechet distance of fresh real images, attribute features",
+        "samples.frechet_distance_floor",
+        "{:,.3f}",
+    ),
+    ("precision of samples, attribute features", "samples.precision", "{:,.3f}"),
+    ("precision of fresh real images, attribute features", "samples.precision_floor", "{:,.3f}"),
+    ("recall of samples, attribute features", "samples.recall", "{:,.3f}"),
+    ("recall of fresh real images, attribute features", "samples.recall_floor", "{:,.3f}"),
+    ("FID of samples, Keras' Inception", "samples.fid", "{:,.2f}"),
+    ("FID of fresh real images, Keras' Inception", "samples.fid_floor", "{:,.2f}"),
     ("sliced Wasserstein distance of samples", "samples.swd.mean", "{:,.1f}"),
     ("sliced Wasserstein distance of fresh real images", "samples.swd_floor.mean", "{:,.1f}"),
     (

@@ -4,14 +4,17 @@ A figure that is not defined, for the loss or for images so small, is None.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from facevae.attributes import AttributeNetwork, features
 from facevae.datasets import Shards, images, noise
 from facevae.generation import prior_points
+from facevae.inception import inception_features, load_inception
 from facevae.likelihood import (
     bits_per_dimension,
     decoder_sigma,
@@ -22,10 +25,13 @@ from facevae.losses import kl_per_unit
 from facevae.networks import CHANNELS, VAE
 from facevae.quality import (
     MS_SSIM_SIDE,
+    NEIGHBOURS,
     SSIM_SIDE,
     WASSERSTEIN_SIDE,
     diversity,
+    frechet_distance,
     ms_ssim,
+    precision_and_recall,
     sharpness_ratio,
     sliced_wasserstein,
     ssim,
@@ -96,13 +102,54 @@ def _diversity(pictures: np.ndarray) -> float | None:
     return _rounded(diversity(pictures, seed=_SEED))
 
 
+def _on_attributes(
+    network: AttributeNetwork | None, real: np.ndarray, others: dict[str, np.ndarray]
+) -> dict[str, float | None]:
+    """Frechet distance, precision and recall of sets of images, each with its suffix."""
+    names = ("frechet_distance", "precision", "recall")
+    if network is None or len(real) <= NEIGHBOURS:
+        return {f"{name}{suffix}": None for suffix in others for name in names}
+    reference, found = features(network, real), {}
+    for suffix, pictures in others.items():
+        described = features(network, pictures)
+        values = (
+            frechet_distance(reference, described),
+            *precision_and_recall(reference, described),
+        )
+        for name, value in zip(names, values, strict=True):
+            found[f"{name}{suffix}"] = _rounded(value)
+    return found
+
+
+def _on_inception(
+    weights: Path | None, real: np.ndarray, others: dict[str, np.ndarray]
+) -> dict[str, float | None]:
+    """FID of sets of images, each with its suffix."""
+    if weights is None or len(real) < 2:
+        return {f"fid{suffix}": None for suffix in others}
+    inception = load_inception(weights)
+    reference = inception_features(inception, real)
+    return {
+        f"fid{suffix}": _rounded(
+            frechet_distance(reference, inception_features(inception, pictures))
+        )
+        for suffix, pictures in others.items()
+    }
+
+
 def _first(shards: Shards, split: str, count: int, batch_size: int) -> np.ndarray:
     """The first images of a split, (count, size, size, 3)."""
     batches = images(shards, split, batch_size).take(-(-count // batch_size))
     return np.concatenate([batch.numpy() for batch in batches])[:count]
 
 
-def _of_samples(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any]:
+def _of_samples(
+    vae: VAE,
+    shards: Shards,
+    batch_size: int,
+    attribute_network: AttributeNetwork | None,
+    inception_weights: Path | None,
+) -> dict[str, Any]:
     count = min(shards.counts["test"], shards.counts["train"], _SAMPLES)
     real = _first(shards, "test", count, batch_size)
     fresh = _first(shards, "train", count, batch_size)
@@ -110,8 +157,11 @@ def _of_samples(vae: VAE, shards: Shards, batch_size: int) -> dict[str, Any]:
     decode = tf.function(lambda z: vae.decoder(z, training=False), reduce_retracing=True)
     starts = range(0, count, batch_size)
     made = np.concatenate([decode(points[start : start + batch_size]) for start in starts])
+    others = {"": made, "_floor": fresh}
     return {
         "count": count,
+        **_on_attributes(attribute_network, real, others),
+        **_on_inception(inception_weights, real, others),
         **_distances(real, made),
         **_distances(real, fresh, "_floor"),
         "sharpness": _rounded(sharpness_ratio(made, real)),
@@ -126,11 +176,16 @@ def evaluate(
     shards: Shards,
     *,
     batch_size: int,
+    attribute_network: AttributeNetwork | None = None,
+    inception_weights: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Sizes of both networks, the loss, its terms and quality on the test split, and samples.
 
     Args:
+        attribute_network: of `facevae.attributes`, trained on the same data; None if it has no
+            labels.
+        inception_weights: file of `facevae.inception`; None if there is none.
         progress: called with (images done, images in all) after each batch.
 
     Returns:
@@ -142,12 +197,19 @@ def evaluate(
             a mean over images; elbo_bits_per_dimension, of all images with that one z each; and
             importance_weighted_bits_per_dimension, of the first 256 images with 4 z each
         samples: count: images decoded from N(0, I), as many as there are test images, of the same
-            number of which, and of train images, the rest is made (at most 2,048); swd and
+            number of which, and of train images, the rest is made (at most 2,048);
+            frechet_distance, precision and recall, on the features of `attribute_network`, and
+            fid, on those of Inception, against the test images, each None without it; swd and
             swd_real_normalization: per level and their mean, against the test images; sharpness,
             over theirs; diversity; and diversity_of_real, theirs, which is its floor. Each
             `_floor` is the same of train images in place of samples: what fresh real images get
 
     The figures of images are those of `facevae.quality`, the bits of `facevae.likelihood`.
+    Precision on these features sees neither blur nor noise: such images move in between the faces,
+    where the balls around those overlap, and it may even rise. Recall and the distances see both.
+
+    Raises:
+        UserError: `inception_weights` cannot be used.
     """
 
     @tf.function(reduce_retracing=True)
@@ -208,5 +270,5 @@ def evaluate(
             "elbo_bits_per_dimension": _rounded(elbo),
             "importance_weighted_bits_per_dimension": _rounded(weighted),
         },
-        "samples": _of_samples(vae, shards, batch_size),
+        "samples": _of_samples(vae, shards, batch_size, attribute_network, inception_weights),
     }

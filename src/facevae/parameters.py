@@ -92,6 +92,10 @@ class Generate(_Section):
     seed: Seed
 
 
+class Evaluate(_Section):
+    inception_weights: Annotated[str, Field(min_length=1)] | None
+
+
 class Parameters(_Section):
     """All of params.yaml. What each key means is said there, beside its value."""
 
@@ -101,6 +105,7 @@ class Parameters(_Section):
     loss: Loss
     train: Train
     generate: Generate
+    evaluate: Evaluate
 
 
 def shape_mistakes(

@@ -30,6 +30,8 @@ _SCALE = 1e3
 
 # Bytes that the projections of patches may take: as many directions at a time as fit.
 _PROJECTIONS = 512 * 2**20
+NEIGHBOURS = 3  # of precision and recall; a set has more images
+
 _BLOCK = 64  # images in work at a time
 
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
@@ -341,12 +343,14 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """
     real, generated = real.astype(np.float64), generated.astype(np.float64)
     shift = real.mean(axis=0) - generated.mean(axis=0)
-    first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, generated))
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    # S1 S2 has the eigenvalues of the symmetric S1^(1/2) S2 S1^(1/2).
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ second @ root), 0.0)).sum()
-    return float(shift @ shift + np.trace(first) + np.trace(second) - 2.0 * cross)
+    # S = R'R, R with as many rows as there are points, or dimensions, whichever are fewer.
+    first, second = (
+        np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r")
+        for x in (real, generated)
+    )
+    # The eigenvalues of S1 S2 are the squares of the singular values of R1 R2'.
+    cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    return float(shift @ shift + np.square(first).sum() + np.square(second).sum() - 2.0 * cross)
 
 
 def _squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -371,7 +375,7 @@ def _coverage(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> floa
 
 
 def precision_and_recall(
-    real: np.ndarray, generated: np.ndarray, *, neighbours: int = 3
+    real: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
     """How much of what is generated could be real, and how much of what is real is generated.
 

@@ -1,0 +1,201 @@
+"""The attribute network: what it learns, what its features measure, and what its stage leaves."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from test_quality import blurred, noisy
+
+from facevae.attributes import (
+    FEATURES,
+    NETWORK,
+    AttributeNetwork,
+    features,
+    figures,
+    load_network,
+    probabilities,
+    save_network,
+    summary,
+    train_network,
+)
+from facevae.datasets import Shards, images
+from facevae.determinism import make_repeatable
+from facevae.errors import UserError
+from facevae.preparation import ImageSettings, prepare
+from facevae.quality import frechet_distance, precision_and_recall
+from facevae.synthetic import synthesize
+
+ALL = {"train": None, "validation": None, "test": None}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """400 drawn faces of 32 pixels: 320 train, 40 validation, 40 test."""
+    folder = tmp_path_factory.mktemp("labelled")
+    synthesize(folder / "source", images=400, seed=5)
+    settings = ImageSettings(148, "box", 32)
+    prepare(folder / "source", folder / "shards", settings, limits=ALL, images_per_shard=200)
+    return Shards(folder / "shards")
+
+
+@pytest.fixture(scope="module")
+def unlabelled(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 drawn faces of 16 pixels without the file of their attributes."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    (folder / "source").mkdir()
+    for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
+        (folder / "source" / name).write_bytes((source / name).read_bytes())
+    settings = ImageSettings(148, "box", 16)
+    prepare(folder / "source", folder / "shards", settings, limits=ALL, images_per_shard=60)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def network(labelled: Shards) -> AttributeNetwork:
+    make_repeatable(1)
+    return train_network(labelled, images_seen=6000)
+
+
+@pytest.fixture(scope="module")
+def faces(labelled: Shards) -> np.ndarray:
+    """The train split, (320, 32, 32, 3)."""
+    return np.concatenate(list(images(labelled, "train", 320)))
+
+
+def test_attribute_network_tells_what_can_be_seen(
+    network: AttributeNetwork, labelled: Shards
+) -> None:
+    told = summary(labelled, network)
+    assert list(told["attributes"]) == list(labelled.attributes)
+    for name in ("Black_Hair", "Blond_Hair", "Gray_Hair"):
+        assert told["attributes"][name]["balanced_accuracy"] > 0.85, name
+    for name in ("balanced_accuracy", "accuracy", "majority_accuracy"):
+        values = [figures[name] for figures in told["attributes"].values()]
+        known = [value for value in values if value is not None]
+        assert told[name] == pytest.approx(np.mean(known), abs=1e-6)
+    assert told["accuracy"] > told["majority_accuracy"]
+    assert told["balanced_accuracy"] > 0.7
+
+
+def test_attribute_figures_by_hand() -> None:
+    labels = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], bool)
+    trained_on = np.array([[1, 1], [0, 0], [0, 1], [0, 1]], bool)  # shares 1/4 and 3/4
+    found = np.array([[0.9, 0.1], [0.3, 0.6], [0.2, 0.9], [0.4, 0.8]])
+    first, second = figures(found, labels, trained_on)
+    # Above 1/4: both with it, one of those without. Above 1/2: the first alone.
+    assert first == {
+        "share": 0.5, "balanced_accuracy": 0.75, "accuracy": 0.75, "majority_accuracy": 0.5,
+    }  # fmt: skip
+    assert second == {
+        "share": 0.0, "balanced_accuracy": None, "accuracy": 0.25, "majority_accuracy": 0.0,
+    }  # fmt: skip
+
+
+def test_attribute_network_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None:
+    read = Shards(shards)
+    for name in ("first", "second"):
+        make_repeatable(0)
+        network = train_network(read, images_seen=48)
+        save_network(network, read.attributes, tmp_path / name)
+    for path in (tmp_path / "first").iterdir():
+        assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_attribute_features_are_what_the_last_layer_sees(
+    network: AttributeNetwork, labelled: Shards, tmp_path: Path
+) -> None:
+    save_network(network, labelled.attributes, tmp_path)
+    loaded = load_network(tmp_path)
+    assert loaded is not None
+    pictures = np.concatenate(list(images(labelled, "validation", 40)))
+    found = features(loaded, pictures)
+    assert found.shape == (40, FEATURES)
+    kernel, bias = network.classifier.get_weights()
+    expected = 1 / (1 + np.exp(-(found @ kernel + bias)))
+    told = probabilities(network, labelled, "validation")
+    np.testing.assert_allclose(told, expected, atol=1e-5)
+
+
+def _measured(network: AttributeNetwork, real: np.ndarray, others: np.ndarray) -> tuple[float, ...]:
+    """Frechet distance, precision and recall."""
+    first, second = features(network, real), features(network, others)
+    return frechet_distance(first, second), *precision_and_recall(first, second)
+
+
+def test_attribute_features_see_blur_and_noise_but_for_precision(
+    network: AttributeNetwork, faces: np.ndarray
+) -> None:
+    real, fresh = faces[:160], faces[160:]
+    assert _measured(network, real, real) == pytest.approx((0.0, 1.0, 1.0), abs=1e-3)
+    floor, precision, recall = _measured(network, real, fresh)
+    assert precision > 0.6
+    assert recall > 0.6
+    twice = blurred(blurred(fresh))
+    for once, worse in ((twice, blurred(blurred(twice))), (noisy(fresh, 0.1), noisy(fresh, 0.3))):
+        little, large = (_measured(network, real, spoiled) for spoiled in (once, worse))
+        # Spoiled faces move in among the others: precision hardly falls, or even rises.
+        assert floor < little[0] < large[0]
+        assert recall > little[2] > large[2]
+
+
+def test_attribute_features_see_dropped_modes(
+    network: AttributeNetwork, faces: np.ndarray, labelled: Shards
+) -> None:
+    """Only the dark-haired: what there is looks real, and much that is real is not there."""
+    real, fresh = faces[:160], faces[160:]
+    dark = labelled.labels("train")[160:, labelled.attributes.index("Black_Hair")]
+    floor, precision, recall = _measured(network, real, fresh)
+    distance, same_precision, less_recall = _measured(network, real, fresh[dark])
+    assert distance > 2 * floor
+    assert same_precision > precision - 0.1
+    assert less_recall < recall - 0.3
+    # One face alone, all over.
+    _, _, none = _measured(network, real, np.repeat(fresh[:1], 160, axis=0))
+    assert none < 0.02
+
+
+@pytest.fixture
+def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a stage in this process: its exit status, 0 if it has none."""
+
+    def run(name: str, *arguments: str) -> int:
+        params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(params), encoding="utf-8")
+        script = str(project / "stages" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, "--params", str(path), *arguments])
+        monkeypatch.syspath_prepend(project / "stages")
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+        return 0
+
+    return run
+
+
+def test_attributes_stage_without_labels(stage, unlabelled: Path, tmp_path: Path) -> None:
+    folder, metrics = tmp_path / "attributes", tmp_path / "attributes.json"
+    assert not stage(
+        "attributes", "--shards", str(unlabelled), "--network", str(folder),
+        "--metrics", str(metrics),
+    )  # fmt: skip
+    assert [path.name for path in folder.iterdir()] == ["names.json"]
+    assert load_network(folder) is None
+    assert json.loads(metrics.read_text()) == {
+        "balanced_accuracy": None, "accuracy": None, "majority_accuracy": None, "attributes": {},
+    }  # fmt: skip
+
+
+def test_bad_input_attribute_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="write it again: dvc repro --force --single-item attr"):
+        load_network(tmp_path)
+    save_network(AttributeNetwork(16, 2), ("Bald", "Bangs"), tmp_path)
+    (tmp_path / NETWORK).write_bytes((tmp_path / NETWORK).read_bytes()[:1000])
+    with pytest.raises(UserError, match="is not what the attributes stage writes") as raised:
+        load_network(tmp_path)
+    assert "\n" not in str(raised.value)
