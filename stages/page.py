@@ -8,7 +8,7 @@ from facevae.page import page_html, save_charts
 def main() -> None:
     options, parameters = arguments(
         __doc__,
-        metrics={"help": "folder of the evaluate stages' JSON files"},
+        metrics={"help": "folder of the evaluate and attributes stages' JSON files"},
         reports={"help": "folder of the other stages' reports and pictures"},
         charts={"help": "folder to write the charts into, as PNG files"},
         html={"help": "page to write"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from test_quality import blurred, noisy
 
 from facevae.attributes import (
@@ -25,6 +26,8 @@ from facevae.attributes import (
 from facevae.datasets import Shards, images
 from facevae.determinism import make_repeatable
 from facevae.errors import UserError
+from facevae.model_files import save_model
+from facevae.networks import VAE
 from facevae.preparation import ImageSettings, prepare
 from facevae.quality import frechet_distance, precision_and_recall
 from facevae.synthetic import synthesize
@@ -162,8 +165,9 @@ def test_attribute_features_see_dropped_modes(
 def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs a stage in this process: its exit status, 0 if it has none."""
 
-    def run(name: str, *arguments: str) -> int:
+    def run(name: str, *arguments: str, **generate: object) -> int:
         params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+        params["generate"] |= {"rows": 2, "columns": 2, **generate}
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(params), encoding="utf-8")
         script = str(project / "stages" / f"{name}.py")
@@ -199,3 +203,61 @@ def test_bad_input_attribute_network(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not what the attributes stage writes") as raised:
         load_network(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
+    save_model(vae, path)
+    return path
+
+
+def _outputs(folder: Path) -> list[str]:
+    names = (
+        "samples.png", "reconstructions.png", "interpolation.png", "attributes.png", "latents.csv",
+        "z_histograms.csv", "radii.csv",
+    )  # fmt: skip
+    return [
+        argument
+        for name in names
+        for argument in (f"--{Path(name).stem.replace('_', '-')}", str(folder / name))
+    ]
+
+
+def test_attributes_picture_has_a_column_each(
+    stage, model: Path, shards: Path, unlabelled: Path, tmp_path: Path
+) -> None:
+    common = ["--model", str(model), *_outputs(tmp_path)]
+    asked = {"attributes": ["Smiling", "Black_Hair", "No_Beard"]}
+    for folder, columns in ((shards, 5), (unlabelled, 2)):
+        assert not stage("generate", "--shards", str(folder), *common, **asked)
+        with Image.open(tmp_path / "attributes.png") as picture:
+            assert picture.width == 2 + 18 * columns
+            below = np.asarray(picture)[-2 * 18 - 2 :]
+        first = next(iter(images(Shards(folder), "test", 2))).numpy()
+        shown = np.stack([below[2:18, 2:18], below[20:36, 2:18]])
+        np.testing.assert_array_equal(shown, np.round(first * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (["Smiling", "Charming", "Rich"], "the data has no Charming and no Rich; it has Bald, Ba"),
+        (["Bald"], "none of the 4 training images looked at have Bald, so it has no direction"),
+    ],
+)
+def test_bad_input_attributes_to_draw(
+    stage, model: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture,
+    asked: list[str], sentence: str,
+) -> None:  # fmt: skip
+    settings = ImageSettings(148, "box", 16)
+    limits = {**ALL, "train": 4}
+    prepare(source, tmp_path / "shards", settings, limits=limits, images_per_shard=60)
+    common = ["--model", str(model), *_outputs(tmp_path)]
+    status = stage("generate", "--shards", str(tmp_path / "shards"), *common, attributes=asked)
+    assert status == 2
+    told = capfd.readouterr().err
+    assert told.startswith("generate.attributes: ")
+    assert sentence in told
+    assert not (tmp_path / "attributes.png").exists()

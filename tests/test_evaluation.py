@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from facevae.attributes import AttributeNetwork, features
 from facevae.datasets import Shards, images, noise
@@ -15,10 +16,11 @@ from facevae.generation import (
     prior_points,
     reconstructions,
     samples,
+    with_directions,
 )
 from facevae.likelihood import importance_weighted_bits_per_dimension
 from facevae.networks import VAE
-from facevae.pictures import image_grid
+from facevae.pictures import image_grid, save_grid
 from facevae.preparation import ImageSettings, prepare
 from facevae.quality import (
     frechet_distance,
@@ -149,6 +151,30 @@ def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
     np.testing.assert_allclose(lines[:, -1], reconstructions(vae, test[2:4]), atol=1e-5)
     mu = np.asarray(vae.encode(test)[0])
     np.testing.assert_allclose(lines[1, 2], vae.decoder((mu[1:2] + mu[3:4]) / 2)[0], atol=1e-5)
+
+
+def test_directions_are_added_in_z(vae: VAE, shards: Path) -> None:
+    test = np.concatenate(list(images(Shards(shards), "test", 6)))[:2]
+    directions = np.array([[0, 0, 0, 0], [1, -2, 0, 3]], np.float32)
+    shown = with_directions(vae, test, directions)
+    assert shown.shape == (2, 2, 16, 16, 3)
+    np.testing.assert_allclose(shown[:, 0], reconstructions(vae, test), atol=1e-5)
+    mu = np.asarray(vae.encode(test)[0])
+    np.testing.assert_allclose(shown[:, 1], vae.decoder(mu + directions[1]), atol=1e-5)
+
+
+def test_grid_has_a_title_over_each_column(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).random((6, 64, 64, 3))
+    save_grid(pictures, 3, tmp_path / "bare.png")
+    save_grid(pictures, 3, tmp_path / "titled.png", ["one", "+ Mouth\nSlightly\nOpen", "three"])
+    bare, titled = (np.asarray(Image.open(tmp_path / name)) for name in ("bare.png", "titled.png"))
+    above = len(titled) - len(bare)
+    np.testing.assert_array_equal(titled[above:], bare)
+    ink = titled[:above].min(axis=(0, 2)) < 128
+    for column in range(3):
+        middle = 2 + 66 * column + 32
+        assert ink[middle - 20 : middle + 20].any()
+        assert not ink[middle - 34 : middle - 31].any()  # none reaches its neighbour
 
 
 def test_grid_puts_images_in_reading_order() -> None:

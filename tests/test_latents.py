@@ -1,6 +1,7 @@
 """Statistics of z-points, against NumPy, closed forms and numerical integration."""
 
 import csv
+import itertools
 import math
 from decimal import Decimal
 
@@ -9,6 +10,7 @@ import pytest
 
 from facevae.densities import chi_density, normal_density
 from facevae.latents import (
+    attribute_directions,
     codes,
     radius_rows,
     rows_csv,
@@ -84,6 +86,22 @@ def test_histograms_span_points_far_out_and_units_that_do_nothing() -> None:
         width = rows[1][x] - rows[0][x]
         assert sum(row["density"] for row in rows) * width == pytest.approx(1, rel=1e-4)
     assert rows[-1]["density"] > 0
+
+
+def test_directions_go_from_those_without_to_those_with() -> None:
+    random = np.random.default_rng(4)
+    labels = random.random((500, 3)) < [0.1, 0.5, 0.9]
+    mu = random.standard_normal((500, 6), dtype=np.float32)
+    found = attribute_directions(mu, labels)
+    assert found.dtype == np.float32
+    for direction, having in zip(found, labels.T, strict=True):
+        expected = np.mean([z for z, has in zip(mu, having, strict=True) if has], axis=0)
+        expected -= np.mean([z for z, has in zip(mu, having, strict=True) if not has], axis=0)
+        assert direction == pytest.approx(expected, abs=1e-5)
+    # Attributes that do not go together come out as they were put in.
+    apart = np.array(list(itertools.product([False, True], repeat=3)))
+    true = random.standard_normal((3, 6)).astype(np.float32)
+    np.testing.assert_allclose(attribute_directions(5 + apart @ true, apart), true, atol=1e-5)
 
 
 def test_codes_and_points_are_the_networks(parameters: Parameters) -> None:

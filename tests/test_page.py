@@ -75,10 +75,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Pat
             ("radii", radius_rows((1 + number) * mu)),
         ):
             (reports / variant / f"{name}.csv").write_text(rows_csv(rows), encoding="utf-8")
-        for name in ("samples", "reconstructions", "interpolation"):
+        for name in ("samples", "reconstructions", "interpolation", "attributes"):
             Image.new("RGB", (70, 50)).save(reports / variant / f"{name}.png")
         metrics = {"encoder": {"params": 1234567 + number}, "test": {"images": 30}}
         (folder / "metrics" / f"{variant}.json").write_text(json.dumps(metrics))
+    figures = {"balanced_accuracy": 0.875, "accuracy": 0.9, "majority_accuracy": 0.75}
+    told = {**figures, "attributes": {"Smiling": figures, "Bald": {**figures, "accuracy": None}}}
+    (folder / "metrics" / "attributes.json").write_text(json.dumps(told))
     (reports / "comparison.md").write_text(
         f"# Compared\n\nFrom `{SOURCE}`.\n\n| | direct |\n| --- | ---: |\n| loss | 1.0 |\n\n"
         f"## Parameters\n\n| key | value |\n| --- | --- |\n| `data.source` | {SOURCE} |\n"
@@ -88,6 +91,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Pat
     save_memory_by_inter_dense(parameters, reports / "memory_by_inter_dense.png")
     params = parameters.model_dump()
     params["data"]["source"] = SOURCE
+    params["generate"]["attributes"] = ["Smiling", "<b>Bald</b>"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     return folder
 
@@ -135,6 +139,25 @@ def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: P
     assert "1,234,567" in text
     assert "1,234,568" in text
     assert '<td>loss</td><td class="right">1.0</td>' in text
+    assert "two steps in z: Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
+    cells = "".join(
+        f'<td class="right">{figure}</td>' for figure in (0.875, "not measured", "0.750")
+    )
+    assert f"<td>Bald</td>{cells}" in text
+
+
+def test_page_of_data_without_labels_says_so(project: Path, run: Path) -> None:
+    path = run / "metrics" / "attributes.json"
+    content = path.read_bytes()
+    told = {"balanced_accuracy": None, "accuracy": None, "majority_accuracy": None}
+    path.write_text(json.dumps({**told, "attributes": {}}))
+    try:
+        done = _stage(project, run)
+    finally:
+        path.write_bytes(content)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (run / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "The data has no labels, so there is no attribute to add." in text
 
 
 def test_page_without_a_report_is_a_sentence(project: Path, run: Path) -> None:

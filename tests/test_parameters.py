@@ -63,6 +63,7 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("train", "gradient_clip_norm", 0),
         ("train", "early_stopping_patience", 0),
         ("train", "seed", -1),
+        ("generate", "attributes", ["Smiling", ""]),
         ("evaluate", "inception_weights", ""),
     ],
 )

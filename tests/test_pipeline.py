@@ -121,6 +121,8 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         ):
             with Image.open(study.folder / "reports" / variant / f"{name}.png") as picture:
                 assert picture.size == size
+        with Image.open(study.folder / "reports" / variant / "attributes.png") as picture:
+            assert picture.width == 2 + 34 * 8  # original, reconstruction, six attributes
         metrics = json.loads((study.folder / "metrics" / f"{variant}.json").read_text())
         assert {"params", "trainable_params"} <= metrics["encoder"].keys()
         assert "params" in metrics["decoder"]

@@ -1,4 +1,4 @@
-"""What a trained VAE shows: samples, reconstructions, interpolations."""
+"""What a trained VAE shows: samples, reconstructions, interpolations, attributes."""
 
 import keras
 import numpy as np
@@ -35,6 +35,21 @@ def interpolations(vae: VAE, first: np.ndarray, last: np.ndarray, steps: int) ->
     share = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
     points = start * (1.0 - share) + end * share
     return _decoded(vae, points.reshape(-1, vae.latent_size))
+
+
+def with_directions(vae: VAE, originals: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Images decoded from their codes, each plus every one of some directions in z.
+
+    Args:
+        originals: (rows, size, size, 3).
+        directions: (columns, latent).
+
+    Returns:
+        (rows, columns, size, size, 3).
+    """
+    points = _codes(vae, originals)[:, None] + directions
+    decoded = _decoded(vae, points.reshape(-1, vae.latent_size))
+    return decoded.reshape(*points.shape[:2], *originals.shape[1:])
 
 
 def _codes(vae: VAE, images: np.ndarray) -> np.ndarray:

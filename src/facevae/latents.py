@@ -28,6 +28,26 @@ def codes(vae: VAE, batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     return mu, log_var
 
 
+def attribute_directions(mu: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The mean mu of the images with an attribute less that of those without, of each attribute.
+
+    Larsen et al. 2016, arXiv 1512.09300; White 2016, arXiv 1609.04468, who balances the images for
+    attributes that go together, which this does not: what comes with smiling in the data comes
+    with its direction, too.
+
+    Args:
+        mu: (images, latent).
+        labels: (images, attributes) bool; each attribute holds for some of them, and not for all.
+
+    Returns:
+        (attributes, latent) float32.
+    """
+    with_it = labels.T.astype(np.float64)
+    without = 1.0 - with_it
+    means = [(some @ mu) / some.sum(axis=1, keepdims=True) for some in (with_it, without)]
+    return (means[0] - means[1]).astype(np.float32)
+
+
 def sampled(mu: np.ndarray, log_var: np.ndarray, seed: int) -> np.ndarray:
     """One z per image, (images, latent) float32: mu + sigma * noise, the noise from the seed."""
     noise = np.random.default_rng(seed).standard_normal(mu.shape, dtype=np.float32)

@@ -7,8 +7,9 @@ import csv
 import html
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -213,6 +214,50 @@ class _Page:
         return '<div class="pair">\n' + "\n".join(figures) + "\n</div>"
 
 
+def _shown(figure: float | None) -> str:
+    return "not measured" if figure is None else f"{figure:.3f}"
+
+
+def _attribute_table(measured: Mapping[str, Any]) -> str:
+    """How well the network tells attributes, as HTML."""
+    columns = ("balanced_accuracy", "accuracy", "majority_accuracy")
+
+    def row(name: str, figures: Mapping[str, float | None]) -> str:
+        return f"| {name} | {' | '.join(_shown(figures[column]) for column in columns)} |"
+
+    table = [
+        "# Attributes",
+        "",
+        "| attribute | balanced accuracy | accuracy | accuracy of the more frequent answer |",
+        "| --- | ---: | ---: | ---: |",
+        *(row(name, figures) for name, figures in measured["attributes"].items()),
+        row("**mean**", measured),
+    ]
+    ((_, body),) = markdown_sections("\n".join(table))
+    return body
+
+
+def _attributes(page: _Page, asked: Sequence[str], measured: Mapping[str, Any]) -> str:
+    pictures = page.pair("attributes", "Rows of held-out faces, and of what becomes of them")
+    intro = "<p>Each row is a face of the test split: as it is, and as the VAE makes it again."
+    if not measured["attributes"]:
+        return f"{intro} The data has no labels, so there is no attribute to add.</p>\n{pictures}"
+    columns = ", ".join(name.replace("_", " ") for name in asked)
+    return f"""\
+{intro} Each further column goes from there two steps in z: {html.escape(columns)}. A step is the
+mean of the Encoder's mu over training images that have the attribute, less that over those that
+have not. What goes together in the faces goes together here, too; and where a column changes
+nothing, the VAE did not learn to tell who has that attribute.</p>
+{pictures}
+<p>The data's labels have a second use: a small network learned to tell them from the images, and
+its features are what the Frechet distance, precision and recall above are measured on. How well it
+tells them on the validation split; balanced accuracy is 0.5 for guessing:</p>
+<details><summary>{_shown(measured["balanced_accuracy"])}: balanced accuracy, mean over
+{len(measured["attributes"])} attributes</summary>
+{_attribute_table(measured)}
+</details>"""
+
+
 def _pictures(page: _Page) -> dict[str, str]:
     return {
         "Samples": f"""\
@@ -296,6 +341,7 @@ def page_html(
         UserError: an output of another stage is not there.
     """
     measured = [json.loads(_text(metrics / f"{variant}.json")) for variant in VARIANTS]
+    attributes = json.loads(_text(metrics / "attributes.json"))
     direct, inter_dense = (each["encoder"]["params"] for each in measured)
     latent = parameters.encoder.latent_size
     source = html.escape(parameters.data.source)
@@ -304,6 +350,7 @@ def page_html(
     sections = {
         compared: numbers,
         **_pictures(figures),
+        "Attributes": _attributes(figures, parameters.generate.attributes, attributes),
         "Training": _curves(figures),
         "Where the z-points lie": _z_points(figures, latent, measured[0]["test"]["images"]),
         "Memory of a training step": _memory(figures, _text(reports / "memory.md")),
