@@ -68,6 +68,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "silu, batch 64": {"batch_size": 64, "activation": "silu"},
     "gelu, batch 64": {"batch_size": 64, "activation": "gelu"},
     "bce, batch 64": {"batch_size": 64, "reconstruction": "bce"},
+    "gaussian, batch 64": {"batch_size": 64, "reconstruction": "gaussian"},
     "clipped gradients, batch 32": {"batch_size": 32, "gradient_clip_norm": 1.0},
     "direct, batch 2": {"inter_dense": 0, "batch_size": 2},
 }  # fmt: skip

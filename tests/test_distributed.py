@@ -134,18 +134,21 @@ def test_distributed_is_the_same_training(
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "network"),
     [
-        {"optimizer": "adafactor", "learning_rate": 0.01},
-        {"accumulation_steps": 2, "rematerialization": True},
+        ({"optimizer": "adafactor", "learning_rate": 0.01}, {}),
+        (
+            {"accumulation_steps": 2, "rematerialization": True},
+            {"reconstruction": "gaussian", "free_bits": 0.5},
+        ),
     ],
-    ids=["adafactor", "accumulation and rematerialization"],
+    ids=["adafactor", "all that is off by default"],
 )
 def test_distributed_is_the_same_training_with_other_settings(
-    shards: Path, tmp_path: Path, settings: dict[str, Any]
+    shards: Path, tmp_path: Path, settings: dict[str, Any], network: dict[str, Any]
 ) -> None:
     (history, weights), (found_history, found_weights) = (
-        _run(shards, tmp_path / f"{devices}", devices, settings=settings, dropout=0.2)
+        _run(shards, tmp_path / f"{devices}", devices, settings=settings, dropout=0.2, **network)
         for devices in (1, 2)
     )
     np.testing.assert_allclose(found_history, history, rtol=1e-5)

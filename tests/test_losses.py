@@ -3,8 +3,17 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from facevae.losses import binary_crossentropy, kl_per_unit, sample_latent, squared_error
+from facevae.losses import (
+    binary_crossentropy,
+    gaussian_negative_log_density,
+    kl_beyond_free_bits,
+    kl_per_unit,
+    optimal_log_sigma,
+    sample_latent,
+    squared_error,
+)
 
 # float32 sums of a few thousand terms of order 1: relative rounding of about 1e-6.
 RELATIVE = 5e-6
@@ -28,6 +37,44 @@ def test_reconstruction_terms_sum_over_pixels_and_channels(random: np.random.Gen
     got = binary_crossentropy(images.astype("float32"), decoded.astype("float32"))
     expected = -(images * np.log(decoded) + (1 - images) * np.log(1 - decoded)).sum((1, 2, 3))
     np.testing.assert_allclose(got, expected, rtol=RELATIVE)
+
+
+def test_gaussian_is_the_density_of_each_pixel(random: np.random.Generator) -> None:
+    images, decoded = random.random((2, 5, 12, 12, 3))
+    sigma = 0.07
+    densities = np.exp(-0.5 * ((images - decoded) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+    expected = -np.log(densities).sum((1, 2, 3))
+    got = gaussian_negative_log_density(
+        images.astype("float32"), decoded.astype("float32"), np.float32(np.log(sigma))
+    )
+    np.testing.assert_allclose(got, expected, rtol=RELATIVE)
+
+
+def test_learned_sigma_is_the_best_one_and_has_no_gradient(random: np.random.Generator) -> None:
+    images, decoded = random.random((2, 5, 12, 12, 3)).astype("float32")
+    best = float(optimal_log_sigma(images, decoded))
+    assert best == pytest.approx(0.5 * np.log(np.mean((images - decoded) ** 2)), abs=1e-5)
+
+    def total(log_sigma: float) -> float:
+        return float(np.sum(gaussian_negative_log_density(images, decoded, log_sigma)))
+
+    assert total(best) < min(total(best - 0.1), total(best + 0.1))
+    assert float(optimal_log_sigma(images, images)) == -6.0  # not minus infinity
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(decoded)
+        tape.watch(inputs)
+        log_sigma = optimal_log_sigma(images, inputs)
+    assert tape.gradient(log_sigma, inputs) is None
+
+
+def test_free_bits_are_not_pressed_on() -> None:
+    of_units = tf.constant([[0.1, 0.9, 0.3], [0.3, 1.1, 0.1]])  # means 0.2, 1.0, 0.2
+    with tf.GradientTape() as tape:
+        tape.watch(of_units)
+        pressed = kl_beyond_free_bits(of_units, 0.5)
+    assert float(pressed) == pytest.approx(0.5 + 1.0 + 0.5)
+    expected = [[0.0, 0.5, 0.0], [0.0, 0.5, 0.0]]
+    np.testing.assert_allclose(tape.gradient(pressed, of_units), expected)
 
 
 def test_crossentropy_stays_finite_where_the_sigmoid_saturates() -> None:

@@ -51,6 +51,10 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("encoder", "batch_normalization", 1),
         ("encoder", "dropout", 1.0),
         ("loss", "reconstruction", "mae"),
+        ("loss", "sigma", 0),
+        ("loss", "sigma", "fixed"),
+        ("loss", "sigma", True),
+        ("loss", "free_bits", -1.0),
         ("loss", "kl_weight", -0.1),
         ("loss", "kl_weight", float("nan")),
         ("train", "batch_size", 12.5),
@@ -96,6 +100,20 @@ def test_strides_that_do_not_divide_the_image_are_refused(content: dict, tmp_pat
     content["data"]["image_size"] = 90
     with pytest.raises(UserError, match=r"layer 2 has stride 2, .* 45x45 pixels"):
         _load(content, tmp_path)
+
+
+@pytest.mark.parametrize(("given", "read"), [("learned", "learned"), (0.1, 0.1), (1, 1.0)])
+def test_sigma_is_a_number_or_learned(
+    content: dict, tmp_path: Path, given: object, read: object
+) -> None:
+    content["loss"]["sigma"] = given
+    assert _load(content, tmp_path).loss.sigma == read
+    content["loss"]["sigma"] = "best"
+    with pytest.raises(UserError) as raised:
+        _load(content, tmp_path)
+    assert str(raised.value).endswith(
+        "loss.sigma: must be learned or a number greater than 0, not 'best'"
+    )
 
 
 @pytest.mark.parametrize("text", ["1e-3", "0.001"])

@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -399,7 +400,15 @@ def test_metric_bits_per_dimension_of_known_densities(vae: VAE, faces: np.ndarra
 
 def test_metric_sigma_is_what_the_loss_stands_for() -> None:
     """The loss is 2 sigma^2 times the negative ELBO, up to a constant: the same z is best."""
-    assert decoder_sigma("mse", 1.0) == pytest.approx(math.sqrt(0.5))
-    assert decoder_sigma("mse", 0.08) == pytest.approx(0.2)
-    assert decoder_sigma("bce", 1.0) is None
-    assert decoder_sigma("mse", 0.0) is None
+
+    def sigma(**loss) -> float | None:
+        small: dict[str, Any] = {"filters": [2], "kernel_sizes": [3], "strides": [2]}
+        return decoder_sigma(VAE(image_size=8, latent_size=1, **small, **loss))
+
+    assert sigma(kl_weight=1.0) == pytest.approx(math.sqrt(0.5))
+    assert sigma(kl_weight=0.08) == pytest.approx(0.2)
+    assert sigma(reconstruction="bce") is None
+    assert sigma(kl_weight=0.0) is None
+    assert sigma(reconstruction="gaussian", sigma=0.3, kl_weight=5.0) == pytest.approx(0.3)
+    # Learned, before the first batch.
+    assert sigma(reconstruction="gaussian") == pytest.approx(math.exp(-1.0))

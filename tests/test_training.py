@@ -13,6 +13,8 @@ import tensorflow as tf
 from facevae.datasets import Shards, images, training_batches
 from facevae.determinism import make_repeatable
 from facevae.errors import UserError
+from facevae.likelihood import decoder_sigma
+from facevae.model_files import load_model, save_model
 from facevae.networks import VAE
 from facevae.optimizers import (
     FactoredAdafactor,
@@ -410,3 +412,50 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(shards: Path) -> None:
     mu.set_weights([kernel, np.full_like(bias, 1e30)])
     with pytest.raises(UserError, match=r"the kl term is inf in epoch 1, step 1"):
         _train(shards, vae)
+
+
+def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Path) -> None:
+    """As batch normalisation's statistics: its moving average is what is used afterwards."""
+    vae, history = _train(shards, _small(reconstruction="gaussian", kl_weight=1.0), epochs=60)
+    assert float(history[-1]["loss"]) < float(history[0]["loss"]) - 100
+    save_model(vae, tmp_path / "vae.keras")
+    vae = load_model(tmp_path / "vae.keras")
+    sigma = decoder_sigma(vae)
+    pixels = 16 * 16 * 3
+    # The reported term at the optimum is D (ln sigma + (1 + ln 2 pi) / 2).
+    of_last = float(history[-1]["reconstruction"]) / pixels - 0.5 * (1 + np.log(2 * np.pi))
+    assert np.log(sigma) == pytest.approx(of_last, abs=0.1)
+    test = np.concatenate(list(images(Shards(shards), "test", 6)))
+    outputs = vae(test)
+    error = np.square(test - outputs["reconstructions"]).sum((1, 2, 3)).mean()
+    expected = error / (2 * sigma**2) + pixels * (np.log(sigma) + 0.5 * np.log(2 * np.pi))
+    assert float(vae.loss_terms(test, outputs)[0]) == pytest.approx(expected, rel=1e-4)
+    assert decoder_sigma(vae) == sigma  # looking does not move it
+
+
+def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:
+    make_repeatable(1)
+    vae = _small(reconstruction="gaussian", free_bits=0.5)
+    vae.compile(keras.optimizers.SGD(0.0))
+    batch = next(
+        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
+    )
+    loss, reconstruction, kl = (
+        float(each) for each in vae.minimised_loss(batch["images"], vae(batch, training=True), 0.1)
+    )
+    assert loss == pytest.approx(reconstruction + 0.1 * max(kl, 4 * 0.5), rel=1e-5)
+    vae.log_sigma.assign(-1.0)
+    logs = vae.fit(tf.data.Dataset.from_tensors(batch), verbose=0, shuffle=False).history
+    assert logs["loss"][0] == pytest.approx(loss, rel=1e-4)
+    assert float(vae.log_sigma) != -1.0
+
+
+def test_free_bits_hold_the_kl_up_and_history_has_the_true_one(shards: Path) -> None:
+    pressed, free = (
+        _train(shards, _small(kl_weight=50.0, free_bits=bits), epochs=25)[1] for bits in (0.0, 1.0)
+    )
+    assert float(pressed[-1]["kl"]) < 1.0
+    assert 2.0 < float(free[-1]["kl"]) < 8.0
+    for row in free:
+        expected = float(row["reconstruction"]) + 50.0 * float(row["kl"])
+        assert float(row["loss"]) == pytest.approx(expected, abs=1e-3)

@@ -192,9 +192,10 @@ def evaluate(
         encoder: params, trainable_params, flattened (units that Flatten hands on)
         decoder: params, trainable_params
         test: images; reconstruction, kl and loss per image, with one z sampled for each from a
-            fixed seed; psnr (dB), ssim and ms_ssim of reconstructions from mu, mean over images;
-            active_units; kl_per_unit: nats of the smallest, the median and the largest unit, each
-            a mean over images; elbo_bits_per_dimension, of all images with that one z each; and
+            fixed seed; sigma of the Decoder, None if its loss stands for no Gaussian; psnr (dB),
+            ssim and ms_ssim of reconstructions from mu, mean over images; active_units;
+            kl_per_unit: nats of the smallest, the median and the largest unit, each a mean over
+            images; elbo_bits_per_dimension, of all images with that one z each; and
             importance_weighted_bits_per_dimension, of the first 256 images with 4 z each
         samples: count: images decoded from N(0, I), as many as there are test images, of the same
             number of which, and of train images, the rest is made (at most 2,048);
@@ -239,12 +240,14 @@ def evaluate(
     reconstruction, kl = (totals / count).tolist()
     quality = {name: _rounded(np.mean(np.concatenate(values))) for name, values in found.items()}
     units /= count
-    sigma = decoder_sigma(vae.reconstruction, vae.kl_weight)
+    sigma = decoder_sigma(vae)
     elbo = weighted = None
     if sigma is not None:
         dimensions = CHANNELS * shards.image_size**2
-        elbo = log_density(reconstruction, sigma=sigma, dimensions=dimensions) - kl
-        elbo = bits_per_dimension(elbo, dimensions)
+        density = -reconstruction
+        if vae.reconstruction == "mse":
+            density = log_density(reconstruction, sigma=sigma, dimensions=dimensions)
+        elbo = bits_per_dimension(density - kl, dimensions)
         few = _first(shards, "test", min(count, _WEIGHTED_IMAGES), batch_size)
         weighted = importance_weighted_bits_per_dimension(
             vae, few, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=_SEED
@@ -258,6 +261,7 @@ def evaluate(
             "loss": round(reconstruction + vae.kl_weight * kl, 6),
             "reconstruction": round(reconstruction, 6),
             "kl": round(kl, 6),
+            "sigma": _rounded(sigma),
             "psnr": quality["psnr"],
             "ssim": quality.get("ssim"),
             "ms_ssim": quality.get("ms_ssim"),

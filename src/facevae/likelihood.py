@@ -25,15 +25,18 @@ _BITS_OF_A_PIXEL = 8.0
 _BLOCK = 64  # images in work at a time
 
 
-def decoder_sigma(reconstruction: str, kl_weight: float) -> float | None:
+def decoder_sigma(vae: VAE) -> float | None:
     """Standard deviation of the Gaussian Decoder that a loss stands for, see `facevae.losses`.
 
-    With "mse", sigma^2 = kl_weight / 2. None where the loss stands for no such Decoder: with "bce",
-    and with a KL weight of 0, a plain autoencoder's.
+    With "gaussian" it is the loss' own, whatever the KL weight; with "mse", sigma^2 =
+    kl_weight / 2. None where the loss stands for no such Decoder: with "bce", and with "mse" and a
+    KL weight of 0, a plain autoencoder's.
     """
-    if reconstruction != "mse" or kl_weight == 0.0:
+    if vae.reconstruction == "gaussian":
+        return math.exp(float(keras.ops.convert_to_numpy(vae.log_sigma)))
+    if vae.reconstruction != "mse" or vae.kl_weight == 0.0:
         return None
-    return math.sqrt(kl_weight / 2.0)
+    return math.sqrt(vae.kl_weight / 2.0)
 
 
 def log_density(error, *, sigma: float, dimensions: int):

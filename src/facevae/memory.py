@@ -206,10 +206,10 @@ def _slots(optimizer: str, shape: tuple[int, ...]) -> int:
 
 # Bytes per number of the images that are needed for the loss beside the reconstructions: float32
 # tensors and, of what is clipped, two of a byte that say where.
-# mse: the difference, its square, and for the gradient the derivatives of the square and of the
-# mean. bce: 1 - x, the clipped x', ln x', ln(1 - x'), and for the gradient the derivative of the
-# mean times 1 - x, 1 / x' and 1 - x'.
-_LOSS = {"mse": 4 * _FLOAT32, "bce": 7 * _FLOAT32 + 2}
+# mse and gaussian: the difference, its square, and for the gradient the derivatives of the square
+# and of the mean. bce: 1 - x, the clipped x', ln x', ln(1 - x'), and for the gradient the
+# derivative of the mean times 1 - x, 1 / x' and 1 - x'.
+_LOSS = {"mse": 4 * _FLOAT32, "gaussian": 4 * _FLOAT32, "bce": 7 * _FLOAT32 + 2}
 
 
 class _Step:
@@ -242,7 +242,7 @@ def ledger(
         image_size: pixels per side.
         inter_dense: units of the extra Dense layer, 0 for none; stands in the place of
             `encoder.inter_dense`, for the variants differ in it.
-        reconstruction: "mse" or "bce", as `loss.reconstruction`.
+        reconstruction: "mse", "bce" or "gaussian", as `loss.reconstruction`.
     """
     accumulated = train.accumulation_steps > 1
     images = math.ceil(train.batch_size / train.accumulation_steps)

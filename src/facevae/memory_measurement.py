@@ -63,7 +63,11 @@ def measured_peaks(
     assert process.stdin
     for step in steps:
         loss = Loss(
-            reconstruction=step.get("reconstruction", "mse"), kl_weight=1.0, kl_warmup_epochs=0
+            reconstruction=step.get("reconstruction", "mse"),
+            sigma="learned",
+            kl_weight=1.0,
+            free_bits=0.0,
+            kl_warmup_epochs=0,
         )
         what = {
             "encoder": step["encoder"].model_dump(),

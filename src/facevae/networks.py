@@ -11,7 +11,15 @@ from facevae.activation import lean_leaky_relu
 from facevae.convolution import NormalizedConv2D, NormalizedConv2DTranspose
 from facevae.dropout import SplitDropout
 from facevae.errors import UserError
-from facevae.losses import LOG_VAR_RANGE, RECONSTRUCTION_LOSSES, kl_per_unit, sample_latent
+from facevae.losses import (
+    LOG_VAR_RANGE,
+    RECONSTRUCTION_LOSSES,
+    gaussian_negative_log_density,
+    kl_beyond_free_bits,
+    kl_per_unit,
+    optimal_log_sigma,
+    sample_latent,
+)
 from facevae.normalization import MOMENTUM, FusedBatchNormalization
 from facevae.parameters import shape_mistakes
 from facevae.rematerialization import rematerialized_call
@@ -163,13 +171,18 @@ class VAE(keras.Model):
         activation: name of a Keras activation, after every hidden layer.
         batch_normalization: whether conv layers are normalised.
         dropout: rate after each conv layer's activation.
-        reconstruction: "mse" or "bce", see `facevae.losses`.
+        reconstruction: "mse", "bce" or "gaussian", see `facevae.losses`.
         kl_weight: factor of the KL term.
+        sigma: standard deviation of the Gaussian of "gaussian", in units of the pixel values, or
+            "learned": that of each training batch, of which a moving average is kept as a weight
+            and used outside of training, as batch normalisation does.
+        free_bits: nats of a latent unit's KL that training does not press on.
         precision: "float32", or "bfloat16" or "float16" for what the layers compute; the weights,
             the outputs and the losses are float32.
 
     Attributes:
         encoder, decoder: the two Keras models, usable alone.
+        log_sigma: ln sigma outside of training; None unless `reconstruction` is "gaussian".
 
     Example:
         >>> vae = VAE(image_size=96, inter_dense=256)
@@ -199,6 +212,8 @@ class VAE(keras.Model):
         dropout: float = 0.0,
         reconstruction: str = "mse",
         kl_weight: float = 1.0,
+        sigma: float | str = "learned",
+        free_bits: float = 0.0,
         precision: str = "float32",
         **kwargs: Any,
     ) -> None:
@@ -222,6 +237,8 @@ class VAE(keras.Model):
         self.inter_dense = inter_dense
         self.reconstruction = reconstruction
         self.kl_weight = kl_weight
+        self.sigma = sigma
+        self.free_bits = free_bits
         self.precision = precision
         with _computing_in(precision):
             self.encoder = build_encoder(inter_dense=inter_dense, **shared)
@@ -231,8 +248,24 @@ class VAE(keras.Model):
             "inter_dense": inter_dense,
             "reconstruction": reconstruction,
             "kl_weight": kl_weight,
+            "sigma": sigma,
+            "free_bits": free_bits,
             "precision": precision,
         }
+        self.log_sigma = None
+        if reconstruction == "gaussian" and not isinstance(sigma, str):
+            self.log_sigma = math.log(sigma)
+        elif reconstruction == "gaussian":
+            # Starts at about what is left of a face when grey is taken from it. It is ln sigma
+            # that is averaged: the mean of sigma^2 would remember its start for long.
+            self.log_sigma = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(-1.0),
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+                name="log_sigma",
+            )
         self.built = True  # both halves have their weights already
 
     def encode(self, images, training: bool = False, rematerialization: bool = False):
@@ -265,27 +298,66 @@ class VAE(keras.Model):
             "log_var": log_var,
         }
 
-    def loss_terms(self, images, outputs):
-        """Mean over the batch of the two terms of the loss.
+    def loss_terms(self, images, outputs, training: bool = False):
+        """Mean over the batch of the two terms of the loss, as they are reported.
 
         Args:
             images: (batch, size, size, 3).
             outputs: what `call` returned for them.
+            training: whether a learned sigma is this batch's, and moves its average.
 
         Returns:
-            reconstruction and KL, two float32 scalars; the KL is not weighted.
+            reconstruction and KL, two float32 scalars; the KL is the true one, not weighted.
         """
-        per_image = RECONSTRUCTION_LOSSES[self.reconstruction](images, outputs["reconstructions"])
+        per_image = self._reconstruction_term(images, outputs["reconstructions"], training)
         kl = keras.ops.sum(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=1)
         return keras.ops.mean(per_image), keras.ops.mean(kl)
 
+    def _reconstruction_term(self, images, reconstructions, training: bool):
+        if self.reconstruction != "gaussian":
+            return RECONSTRUCTION_LOSSES[self.reconstruction](images, reconstructions)
+        log_sigma = self.log_sigma
+        if training and isinstance(self.sigma, str):
+            log_sigma = optimal_log_sigma(images, reconstructions)
+            moved = self.log_sigma * MOMENTUM + log_sigma * (1.0 - MOMENTUM)
+            self.log_sigma.assign(moved)
+        return gaussian_negative_log_density(images, reconstructions, log_sigma)
+
+    def minimised_loss(self, images, outputs, kl_weight):
+        """What a training step minimises, with the terms that it reports.
+
+        Args:
+            images, outputs: as of `loss_terms`.
+            kl_weight: factor of the KL term in this step.
+
+        Returns:
+            loss, reconstruction and KL, three float32 scalars. The loss is reconstruction +
+            kl_weight * KL, but that with free bits the KL in it is that beyond them.
+        """
+        reconstruction, kl = self.loss_terms(images, outputs, training=True)
+        pressed = kl
+        if self.free_bits:
+            of_units = kl_per_unit(outputs["mu"], outputs["log_var"])
+            pressed = kl_beyond_free_bits(of_units, self.free_bits)
+        return reconstruction + kl_weight * pressed, reconstruction, kl
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss that `compile` and `fit` minimise, on any backend: no other is needed."""
+        """The loss that `compile` and `fit` minimise, on any backend: no other is needed.
+
+        In training that of `minimised_loss`; in validation the weighted sum of `loss_terms`.
+        """
+        if training:
+            return self.minimised_loss(x["images"], y_pred, self.kl_weight)[0]
         reconstruction, kl = self.loss_terms(x["images"], y_pred)
         return reconstruction + self.kl_weight * kl
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), **self._config}
-        if config["block"] == "plain":  # as in files from before there were others
+        # As in files from before there were these.
+        if config["reconstruction"] != "gaussian":
+            del config["sigma"]
+        if not config["free_bits"]:
+            del config["free_bits"]
+        if config["block"] == "plain":
             del config["block"]
         return config

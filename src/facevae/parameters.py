@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from facevae.errors import UserError
 
@@ -19,6 +20,15 @@ def _number(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value
+
+
+def _sigma(value: Any) -> Any:
+    value = _number(value)
+    if value == "learned":
+        return value
+    if type(value) in (int, float) and 0 < value < float("inf"):
+        return float(value)
+    raise PydanticCustomError("sigma", "Input should be learned or a number greater than 0")
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -66,8 +76,10 @@ class Encoder(_Section):
 
 
 class Loss(_Section):
-    reconstruction: Literal["mse", "bce"]
+    reconstruction: Literal["mse", "bce", "gaussian"]
+    sigma: Annotated[float | Literal["learned"], BeforeValidator(_sigma)]
     kl_weight: Number = Field(ge=0)
+    free_bits: Number = Field(ge=0)
     kl_warmup_epochs: int = Field(ge=0)
 
 

@@ -62,6 +62,8 @@ def build_vae(
         dropout=encoder.dropout,
         reconstruction=loss.reconstruction,
         kl_weight=loss.kl_weight,
+        sigma=loss.sigma,
+        free_bits=loss.free_bits,
         precision=precision,
     )
 
@@ -83,6 +85,8 @@ def training_step(
 ) -> Callable:
     """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
 
+    It minimises `vae.minimised_loss` and hands out the terms as `vae.loss_terms` has them.
+
     It runs on the devices of the strategy in whose scope `vae` and `optimizer` were made, each with
     an equal part of the batch, as `split_batches` hands them out.
 
@@ -92,7 +96,8 @@ def training_step(
         accumulation_steps: equal parts of a device's batch that go through the networks one after
             the other, so that the activations of one part at a time are kept; the optimizer then
             makes one step with the mean of their gradients. Batch normalisation takes its
-            statistics of each part, and moves its averages with each.
+            statistics of each part, and moves its averages with each; so do a learned sigma and
+            the means that free bits look at.
         rematerialization: whether what lies between convolutions is computed again for the
             gradients, see `facevae.rematerialization`.
     """
@@ -104,10 +109,9 @@ def training_step(
     def compute(batch, kl_weight):
         with tf.GradientTape() as tape:
             outputs = vae(batch, training=True, rematerialization=rematerialization)
-            reconstruction, kl = vae.loss_terms(batch["images"], outputs)
+            loss, reconstruction, kl = vae.minimised_loss(batch["images"], outputs, kl_weight)
             # The optimizer sums the gradients of all replicas.
-            share = (reconstruction + kl_weight * kl) / (replicas * accumulation_steps)
-            loss = optimizer.scale_loss(share)
+            loss = optimizer.scale_loss(loss / (replicas * accumulation_steps))
         gradients = tape.gradient(loss, vae.trainable_variables)
         return gradients, tf.stack([reconstruction, kl])
 
@@ -342,7 +346,8 @@ def train(
             loss, and go back to the weights of the epoch that had the smallest; None: never.
         kl_warmup_epochs: epochs over which the KL weight grows to `vae.kl_weight`.
         history: gets one CSV row an epoch, flushed at once. Validation terms are those of the
-            full KL weight, so that epochs of a warm-up can be compared.
+            full KL weight, so that epochs of a warm-up can be compared. Every loss in it is
+            reconstruction + kl_weight * KL, with the true KL whatever `vae.free_bits`.
         checkpoint: where to go on from, if it holds a state, and to leave the state after every
             epoch and whenever it is due. The weights and the history at the end are, to the bit,
             those of a run that was never stopped.
