@@ -9,6 +9,7 @@ def main() -> None:
     options, parameters = arguments(
         __doc__,
         model={"help": ".keras file of the train stage"},
+        prior={"help": ".npz file of the prior stage"},
         shards={"help": "folder that the prepare stage wrote"},
         attributes={"help": "folder that the attributes stage wrote"},
         metrics={"help": "JSON to write: what is the same on every run"},
@@ -27,6 +28,7 @@ def main() -> None:
     from facevae.evaluation import evaluate
     from facevae.inception import check_inception_weights
     from facevae.model_files import load_model
+    from facevae.priors import load_prior
 
     make_repeatable(0)
     if inception_weights is not None:  # before minutes are spent
@@ -47,6 +49,7 @@ def main() -> None:
             load_model(options.model),
             shards,
             batch_size=part,
+            prior=load_prior(options.prior),
             attribute_network=load_network(options.attributes),
             inception_weights=inception_weights,
             progress=progress,

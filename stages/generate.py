@@ -15,8 +15,9 @@ def main() -> None:
     options, parameters = arguments(
         __doc__,
         model={"help": ".keras file of the train stage"},
+        prior={"help": ".npz file of the prior stage"},
         shards={"help": "folder that the prepare stage wrote; its test split is used"},
-        samples={"help": "PNG to write: a grid decoded from z-points drawn from N(0, I)"},
+        samples={"help": "PNG to write: a grid decoded from z-points drawn from the prior"},
         reconstructions={"help": "PNG to write: held-out faces above their reconstructions"},
         interpolation={"help": "PNG to write: steps between held-out faces, a pair per row"},
         attributes={"help": "PNG to write: held-out faces, with attributes' directions added"},
@@ -44,6 +45,7 @@ def main() -> None:
     )
     from facevae.model_files import load_model
     from facevae.pictures import save_grid
+    from facevae.priors import load_prior
 
     make_repeatable(settings.seed)
     vae = load_model(options.model)
@@ -80,7 +82,8 @@ def main() -> None:
             of_attributes = attribute_directions(codes(vae, batches)[0], labels)
             directions = np.concatenate([directions, _STEPS * of_attributes])
 
-    save_grid(samples(vae, rows * columns, settings.seed), columns, options.samples)
+    made = samples(vae, rows * columns, settings.seed, load_prior(options.prior))
+    save_grid(made, columns, options.samples)
 
     originals = held_out[: pairs * columns].reshape(pairs, columns, *held_out.shape[1:])
     decoded = reconstructions(vae, held_out[: pairs * columns]).reshape(originals.shape)

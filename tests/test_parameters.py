@@ -55,6 +55,7 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("loss", "sigma", "fixed"),
         ("loss", "sigma", True),
         ("loss", "free_bits", -1.0),
+        ("generate", "prior", "uniform"),
         ("loss", "kl_weight", -0.1),
         ("loss", "kl_weight", float("nan")),
         ("train", "batch_size", 12.5),

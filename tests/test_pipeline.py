@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 STAGES = {
-    "synthesize", "prepare", "attributes", "train@direct", "train@inter_dense", "generate@direct",
-    "generate@inter_dense", "evaluate@direct", "evaluate@inter_dense", "compare", "memory",
-    "page",
+    "synthesize", "prepare", "attributes", "train@direct", "train@inter_dense", "prior@direct",
+    "prior@inter_dense", "generate@direct", "generate@inter_dense", "evaluate@direct",
+    "evaluate@inter_dense", "compare", "memory", "page",
 }  # fmt: skip
 
 SMALL = {
@@ -114,6 +114,7 @@ def fresh(study: Study):
 def test_pipeline_outputs_have_their_names(study: Study) -> None:
     for variant in ("direct", "inter_dense"):
         assert (study.folder / "models" / f"{variant}.keras").is_file()
+        assert (study.folder / "models" / f"{variant}_prior.npz").is_file()
         for name, size in (
             ("samples", (70, 70)),
             ("reconstructions", (70, 70)),
@@ -247,11 +248,11 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
     assert told == _readme_table(project)
 
 
-def test_pipeline_inter_dense_runs_its_six_stages_and_back_is_cached(fresh: Study) -> None:
+def test_pipeline_inter_dense_runs_its_seven_stages_and_back_is_cached(fresh: Study) -> None:
     output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
     assert ran(output) == {
-        "train@inter_dense", "generate@inter_dense", "evaluate@inter_dense", "compare", "memory",
-        "page",
+        "train@inter_dense", "prior@inter_dense", "generate@inter_dense", "evaluate@inter_dense",
+        "compare", "memory", "page",
     }  # fmt: skip
 
     rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 STAGES = (
-    "synthesize", "prepare", "attributes", "train", "generate", "evaluate", "compare", "memory",
-    "page",
+    "synthesize", "prepare", "attributes", "train", "prior", "generate", "evaluate", "compare",
+    "memory", "page",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from facevae.likelihood import (
 )
 from facevae.losses import kl_per_unit
 from facevae.networks import CHANNELS, VAE
+from facevae.priors import Prior
 from facevae.quality import (
     MS_SSIM_SIDE,
     NEIGHBOURS,
@@ -149,11 +150,12 @@ def _of_samples(
     batch_size: int,
     attribute_network: AttributeNetwork | None,
     inception_weights: Path | None,
+    prior: Prior | None,
 ) -> dict[str, Any]:
     count = min(shards.counts["test"], shards.counts["train"], _SAMPLES)
     real = _first(shards, "test", count, batch_size)
     fresh = _first(shards, "train", count, batch_size)
-    points = prior_points(count, vae.latent_size, _SEED)
+    points = prior_points(count, vae.latent_size, _SEED, prior)
     decode = tf.function(lambda z: vae.decoder(z, training=False), reduce_retracing=True)
     starts = range(0, count, batch_size)
     made = np.concatenate([decode(points[start : start + batch_size]) for start in starts])
@@ -176,6 +178,7 @@ def evaluate(
     shards: Shards,
     *,
     batch_size: int,
+    prior: Prior | None = None,
     attribute_network: AttributeNetwork | None = None,
     inception_weights: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -183,6 +186,8 @@ def evaluate(
     """Sizes of both networks, the loss, its terms and quality on the test split, and samples.
 
     Args:
+        prior: where samples are drawn from; None: N(0, I). The bits per dimension are those under
+            N(0, I) all the same.
         attribute_network: of `facevae.attributes`, trained on the same data; None if it has no
             labels.
         inception_weights: file of `facevae.inception`; None if there is none.
@@ -197,7 +202,7 @@ def evaluate(
             kl_per_unit: nats of the smallest, the median and the largest unit, each a mean over
             images; elbo_bits_per_dimension, of all images with that one z each; and
             importance_weighted_bits_per_dimension, of the first 256 images with 4 z each
-        samples: count: images decoded from N(0, I), as many as there are test images, of the same
+        samples: count: images decoded from the prior, as many as there are test images, of the same
             number of which, and of train images, the rest is made (at most 2,048);
             frechet_distance, precision and recall, on the features of `attribute_network`, and
             fid, on those of Inception, against the test images, each None without it; swd and
@@ -274,5 +279,7 @@ def evaluate(
             "elbo_bits_per_dimension": _rounded(elbo),
             "importance_weighted_bits_per_dimension": _rounded(weighted),
         },
-        "samples": _of_samples(vae, shards, batch_size, attribute_network, inception_weights),
+        "samples": _of_samples(
+            vae, shards, batch_size, attribute_network, inception_weights, prior
+        ),
     }

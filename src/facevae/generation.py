@@ -4,16 +4,30 @@ import keras
 import numpy as np
 
 from facevae.networks import VAE
+from facevae.priors import Prior
 
 
-def prior_points(count: int, latent_size: int, seed: int) -> np.ndarray:
-    """`count` z-points from N(0, I), (count, latent_size) float32: a function of the seed alone."""
-    return np.random.default_rng(seed).standard_normal((count, latent_size), dtype=np.float32)
+def prior_points(count: int, latent_size: int, seed: int, prior: Prior | None = None) -> np.ndarray:
+    """`count` z-points from a prior, (count, latent_size) float32.
+
+    Args:
+        seed: of the points of N(0, I), alike for all priors, and of the choice of components.
+        prior: where those points are carried to; None: they stay.
+    """
+    points = np.random.default_rng(seed).standard_normal((count, latent_size), dtype=np.float32)
+    return points if prior is None else prior.carried(points, seed)
 
 
-def samples(vae: VAE, count: int, seed: int) -> np.ndarray:
-    """Images decoded from `prior_points`, (count, size, size, 3) in [0, 1]."""
-    return _decoded(vae, prior_points(count, vae.latent_size, seed))
+def samples(vae: VAE, count: int, seed: int, prior: Prior | None = None) -> np.ndarray:
+    """Images decoded from `prior_points`, (count, size, size, 3) in [0, 1].
+
+    Example:
+        >>> vae = facevae.model_files.load_model("models/inter_dense.keras")
+        >>> prior = facevae.priors.load_prior("models/inter_dense_prior.npz")
+        >>> samples(vae, 16, seed=1, prior=prior).shape
+        (16, 96, 96, 3)
+    """
+    return _decoded(vae, prior_points(count, vae.latent_size, seed, prior))
 
 
 def reconstructions(vae: VAE, originals: np.ndarray) -> np.ndarray:

@@ -261,8 +261,9 @@ tells them on the validation split; balanced accuracy is 0.5 for guessing:</p>
 def _pictures(page: _Page) -> dict[str, str]:
     return {
         "Samples": f"""\
-<p>Faces that do not exist: points z drawn at random from N(0, I), through the Decoder. Both
-variants got the same points, so the same place in both grids is the same z.</p>
+<p>Faces that do not exist: points drawn at random, through the Decoder. Both variants got the same
+points of N(0, I), so the same place in both grids is the same z; or, with a fitted
+<code>generate.prior</code>, where that carries the same point.</p>
 {page.pair("samples", "Grid of generated faces")}""",
         "Reconstructions": f"""\
 <p>Faces of the test split, which no training saw. Each row of originals has the row of what the
@@ -302,9 +303,9 @@ def _z_points(page: _Page, latent: int, images: int) -> str:
     )
     return f"""\
 <p>The Encoder gives each face not one point but a normal distribution in z, of mean mu and
-deviation sigma in each of its {latent} units. Samples are drawn from N(0, I): they look like faces
-to the extent that the faces' own z-points are distributed like that, too. Measured on the
-{images:,} images of the test split.</p>
+deviation sigma in each of its {latent} units. Samples drawn from N(0, I), as with
+<code>generate.prior</code> normal, look like faces to the extent that the faces' own z-points are
+distributed like that, too. Measured on the {images:,} images of the test split.</p>
 {units}
 {histograms}
 {radii}"""

@@ -101,6 +101,7 @@ class Train(_Section):
 class Generate(_Section):
     rows: int = Field(ge=1, le=32)
     columns: int = Field(ge=2, le=32)
+    prior: Literal["normal", "gaussian", "mixture"]
     attributes: list[Annotated[str, Field(min_length=1)]] = Field(max_length=32)
     seed: Seed
 

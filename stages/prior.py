@@ -1,0 +1,38 @@
+"""Write where samples come from: N(0, I), or a density fitted to the codes of training images."""
+
+from _stage import arguments, load_tensorflow, run
+
+_BATCH_SIZE = 64  # little memory; larger ones are hardly faster
+_SEED = 0  # of the one z drawn for each image
+
+
+def main() -> None:
+    options, parameters = arguments(
+        __doc__,
+        model={"help": ".keras file of the train stage"},
+        shards={"help": "folder that the prepare stage wrote; its train split is used"},
+        prior={"help": ".npz file to write: weights, means and Cholesky factors of a mixture"},
+    )
+    kind = parameters.generate.prior
+
+    load_tensorflow()
+    from facevae.datasets import Shards, images
+    from facevae.determinism import make_repeatable
+    from facevae.latents import codes, sampled
+    from facevae.model_files import load_model
+    from facevae.priors import MOST_CODES, fit_prior, normal_prior, save_prior
+
+    make_repeatable(_SEED)
+    vae = load_model(options.model)
+    if kind == "normal":
+        prior = normal_prior(vae.latent_size)
+    else:
+        with Shards(options.shards) as shards:
+            batches = images(shards, "train", _BATCH_SIZE).take(-(-MOST_CODES // _BATCH_SIZE))
+            mu, log_var = codes(vae, batches)
+        prior = fit_prior(kind, sampled(mu[:MOST_CODES], log_var[:MOST_CODES], _SEED))
+    save_prior(prior, options.prior)
+
+
+if __name__ == "__main__":
+    run(main)

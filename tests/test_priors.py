@@ -1,0 +1,133 @@
+"""Where samples come from: N(0, I) exactly, and fits that find what codes were drawn from."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import yaml
+
+from facevae.errors import UserError
+from facevae.generation import prior_points, samples
+from facevae.model_files import save_model
+from facevae.networks import VAE
+from facevae.priors import Prior, fit_prior, load_prior, normal_prior, save_prior
+
+
+def _covariances(prior: Prior) -> np.ndarray:
+    return prior.factors @ prior.factors.transpose(0, 2, 1)
+
+
+def test_normal_leaves_the_points_where_they_are_to_the_bit() -> None:
+    points = prior_points(64, 256, seed=1)
+    np.testing.assert_array_equal(prior_points(64, 256, seed=1, prior=normal_prior(256)), points)
+
+
+def test_gaussian_is_that_of_the_codes() -> None:
+    random = np.random.default_rng(0)
+    covariance = np.array([[4.0, 1.2, 0.0], [1.2, 1.0, -0.3], [0.0, -0.3, 0.5]])
+    z = random.multivariate_normal([1.0, -2.0, 0.5], covariance, 5000).astype(np.float32)
+    prior = fit_prior("gaussian", z)
+    np.testing.assert_allclose(prior.means[0], z.mean(axis=0), atol=1e-4)
+    added = 0.01 * z.var(axis=0).mean() * np.eye(3)
+    np.testing.assert_allclose(
+        _covariances(prior)[0], np.cov(z.T, bias=True) + added, rtol=1e-4, atol=1e-4
+    )
+    drawn = prior_points(50_000, 3, seed=2, prior=prior)
+    np.testing.assert_allclose(drawn.mean(axis=0), prior.means[0], atol=0.03)
+    np.testing.assert_allclose(np.cov(drawn.T), _covariances(prior)[0], atol=0.1)
+
+
+def test_mixture_finds_the_clusters_and_keeps_to_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    centres = 40.0 * np.stack([np.cos(np.arange(10) * 0.6), np.sin(np.arange(10) * 0.6)], axis=1)
+    shares = np.arange(1, 11) / 55
+    chosen = random.choice(10, 4000, p=shares)
+    z = (centres[chosen] + random.standard_normal((4000, 2))).astype(np.float32)
+    prior = fit_prior("mixture", z)
+    np.testing.assert_allclose(prior.weights, np.sort(shares)[::-1], atol=0.03)
+    np.testing.assert_allclose(prior.means, centres[::-1], atol=1.0)
+    drawn = prior_points(20_000, 2, seed=3, prior=prior)
+    distances = np.linalg.norm(drawn[:, None] - prior.means, axis=2)
+    nearest = distances.argmin(axis=1)
+    np.testing.assert_allclose(np.bincount(nearest) / 20_000, prior.weights, atol=0.02)
+    # A Gaussian of the same codes lies between the clusters.
+    between = prior_points(20_000, 2, seed=3, prior=fit_prior("gaussian", z))
+    assert np.median(distances.min(axis=1)) < 5
+    assert np.median(np.linalg.norm(between[:, None] - prior.means, axis=2).min(axis=1)) > 8
+
+    for name, each in (("a", prior), ("b", fit_prior("mixture", z))):
+        save_prior(each, tmp_path / f"{name}.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = load_prior(tmp_path / "a.npz")
+    np.testing.assert_array_equal(prior_points(20_000, 2, seed=3, prior=loaded), drawn)
+
+
+def test_codes_in_a_plane_can_be_fitted() -> None:
+    """Fewer codes than units: without regularisation the covariance would be singular."""
+    z = np.random.default_rng(0).standard_normal((100, 40)).astype(np.float32)
+    assert np.isfinite(prior_points(50, 40, seed=0, prior=fit_prior("mixture", z))).all()
+
+
+def test_the_choice_of_components_is_the_same_for_all_priors() -> None:
+    far = np.array([[-100.0], [100.0]], np.float32)
+    ones = np.ones((2, 1, 1), np.float32)
+    first, second = (
+        Prior(np.array([share, 1 - share], np.float32), far, ones) for share in (0.5, 0.7)
+    )
+    a, b = (prior_points(1000, 1, seed=4, prior=prior)[:, 0] for prior in (first, second))
+    assert np.mean(a < 0) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(b < 0) == pytest.approx(0.7, abs=0.05)
+    assert not ((a < 0) & (b > 0)).any()
+    np.testing.assert_array_equal(a[a < 0], b[a < 0])
+
+
+def test_too_few_images_and_broken_files_are_a_sentence(tmp_path: Path) -> None:
+    z = np.zeros((99, 4), np.float32)
+    with pytest.raises(UserError, match="at least 100 training images, and there are 99; take no"):
+        fit_prior("mixture", z)
+    with pytest.raises(UserError, match="no such prior; fit it first"):
+        load_prior(tmp_path / "prior.npz")
+    save_prior(normal_prior(4), tmp_path / "prior.npz")
+    whole = (tmp_path / "prior.npz").read_bytes()
+    (tmp_path / "prior.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is not a whole prior"):
+        load_prior(tmp_path / "prior.npz")
+
+
+def test_stage_writes_a_prior_that_samples_are_drawn_from(
+    project: Path, shards: Path, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(0)
+    vae = VAE(
+        image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=4,
+    )  # fmt: skip
+    save_model(vae, tmp_path / "vae.keras")
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+
+    def stage(kind: str) -> subprocess.CompletedProcess:
+        params["generate"]["prior"] = kind
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        return subprocess.run(
+            [sys.executable, str(project / "stages" / "prior.py"), "--model", "vae.keras",
+             "--shards", str(shards), "--prior", f"{kind}.npz"],
+            cwd=tmp_path, env=dict(os.environ), text=True, capture_output=True, check=False,
+        )  # fmt: skip
+
+    done = stage("gaussian")
+    assert done.returncode == 0, done.stderr
+    prior = load_prior(tmp_path / "gaussian.npz")
+    assert [each.shape for each in (prior.weights, prior.means, prior.factors)] == [
+        (1,), (1, 4), (1, 4, 4),
+    ]  # fmt: skip
+    drawn = samples(vae, 5, seed=1, prior=prior)
+    np.testing.assert_array_equal(drawn, vae.decoder(prior_points(5, 4, seed=1, prior=prior)))
+    assert not np.array_equal(drawn, samples(vae, 5, seed=1))
+    done = stage("mixture")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there are 48; take normal, or gaussian" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mixture.npz").exists()
