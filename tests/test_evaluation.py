@@ -1,5 +1,6 @@
 """Figures and pictures against TensorFlow's own and against known answers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -22,6 +23,7 @@ from facevae.likelihood import importance_weighted_bits_per_dimension
 from facevae.networks import VAE
 from facevae.pictures import image_grid, save_grid
 from facevae.preparation import ImageSettings, prepare
+from facevae.priors import normal_prior
 from facevae.quality import (
     frechet_distance,
     precision_and_recall,
@@ -112,6 +114,22 @@ def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
         assert found[f"sharpness{suffix}"] == pytest.approx(sharp, rel=1e-3)
     # Not trained: further from faces than faces are.
     assert found["swd_real_normalization"]["mean"] > found["swd_real_normalization_floor"]["mean"]
+
+
+def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path) -> None:
+    """A KL weight of 0.5 stands for a sigma of 0.5; N(0, I) is the prior that is none."""
+    expected = evaluate(vae, Shards(shards), batch_size=4)
+    gaussian = VAE(**{**vae.get_config(), "reconstruction": "gaussian", "sigma": 0.5})
+    gaussian.set_weights(vae.get_weights())
+    got = evaluate(gaussian, Shards(shards), batch_size=4, prior=normal_prior(4))
+    assert got["samples"] == expected["samples"]
+    assert got["test"]["sigma"] == expected["test"]["sigma"] == 0.5
+    for name in ("elbo_bits_per_dimension", "importance_weighted_bits_per_dimension"):
+        assert got["test"][name] == pytest.approx(expected["test"][name], abs=1e-4)
+    elsewhere = replace(normal_prior(4), means=np.full((1, 4), 5.0, np.float32))
+    got = evaluate(gaussian, Shards(shards), batch_size=4, prior=elsewhere)
+    assert got["samples"]["sharpness"] != expected["samples"]["sharpness"]
+    assert got["samples"]["sharpness_floor"] == expected["samples"]["sharpness_floor"]
 
 
 def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path) -> None:

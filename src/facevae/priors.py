@@ -119,7 +119,7 @@ def load_prior(path: str | Path) -> Prior:
         UserError: there is no such file, or it is none of those.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Prior(*(arrays[name] for name in ("weights", "means", "factors")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such prior; fit it first: dvc repro") from None
