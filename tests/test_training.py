@@ -421,6 +421,7 @@ def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Pat
     save_model(vae, tmp_path / "vae.keras")
     vae = load_model(tmp_path / "vae.keras")
     sigma = decoder_sigma(vae)
+    assert sigma is not None
     pixels = 16 * 16 * 3
     # The reported term at the optimum is D (ln sigma + (1 + ln 2 pi) / 2).
     of_last = float(history[-1]["reconstruction"]) / pixels - 0.5 * (1 + np.log(2 * np.pi))

@@ -252,7 +252,7 @@ class VAE(keras.Model):
             "free_bits": free_bits,
             "precision": precision,
         }
-        self.log_sigma = None
+        self.log_sigma: Any = None
         if reconstruction == "gaussian" and not isinstance(sigma, str):
             self.log_sigma = math.log(sigma)
         elif reconstruction == "gaussian":
