@@ -345,8 +345,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     shift = real.mean(axis=0) - generated.mean(axis=0)
     # S = R'R, R with as many rows as there are points, or dimensions, whichever are fewer.
     first, second = (
-        np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1), mode="r")
-        for x in (real, generated)
+        np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1)).R for x in (real, generated)
     )
     # The eigenvalues of S1 S2 are the squares of the singular values of R1 R2'.
     cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
