@@ -1,37 +1,62 @@
-"""A sweep over `encoder.inter_dense` through DVC's queue, and a picture of what it says.
+"""Does the extra Dense layer hurt, and with how many units? Over seeds, by DVC's queue.
 
-One training for each number of units, and one without the extra Dense layer. Held-out loss and the
-distance of generated from real images, over the Encoder's parameters and over the reckoned peak of
-a training step at batch 128. What has been trained before is not trained again.
+For each seed one training without the layer, and one for each number of units. Written are a table
+of the differences to no layer with their intervals, and a picture over the Encoder's parameters and
+over the reckoned peak of a training step at batch 128. What has been trained before is not trained
+again.
 """
 
 import argparse
+import math
+import statistics
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dvc.api  # type: ignore[import-untyped]
+from scipy import stats
 
+from facevae.files import written_whole
 from facevae.memory import ledger
 from facevae.parameters import load_parameters
 from facevae.plots import save_labelled_points
 
-UNITS = (32, 64, 128, 256, 384, 512)
+UNITS = (64, 128, 256, 512)
 BATCH = 128
-PREFIX = "units"
+CONFIDENCE = 0.95
 DIRECT = "direct"
-COLUMNS = {
-    "Encoder parameters": "encoder.params",
-    "test loss": "test.loss",
-    "PSNR, dB": "test.psnr",
-    "SWD of samples": "samples.swd_real_normalization.mean",
-}
+
+
+class Quantity(NamedTuple):
+    key: str
+    title: str
+    digits: int
+
+
+QUANTITIES = (
+    Quantity("test.psnr", "PSNR, dB", 2),
+    Quantity("test.ssim", "SSIM", 3),
+    Quantity("test.elbo_bits_per_dimension", "bits per dimension", 3),
+    Quantity("test.kl", "KL, nats", 1),
+    Quantity("samples.swd_real_normalization.mean", "SWD of samples", 0),
+    Quantity("samples.frechet_distance", "Frechet distance of samples", 2),
+)
+IN_PICTURE = (QUANTITIES[0], QUANTITIES[-1])
+PARAMETERS = "encoder.params"
+
+# By quantity, of every seed.
+Found = dict[str, list[float]]
 
 
 def run(*arguments: str) -> None:
     # Its output is not captured: the queue's worker would keep the pipe open until it is through.
     subprocess.run(["dvc", *arguments], check=True)
+
+
+def name_of(units: int, seed: int) -> str:
+    return f"units-{units}-seed-{seed}"
 
 
 def experiments() -> dict[str, dict[str, Any]]:
@@ -40,21 +65,25 @@ def experiments() -> dict[str, dict[str, Any]]:
     return {
         name: row
         for name, row in rows.items()
-        if name and name.startswith(f"{PREFIX}-") and row["State"] in (None, "Success")
+        if name and name.startswith("units-") and row["State"] in (None, "Success")
     }
 
 
-def train(settings: list[str]) -> None:
+def overrides(units: int, seed: int, settings: Sequence[str]) -> list[str]:
+    return [f"encoder.inter_dense={units}", f"train.seed={seed}", *settings]
+
+
+def train(seeds: Sequence[int], settings: Sequence[str]) -> None:
     """Queue what is missing, and wait until all is through."""
     done = experiments()
-    names = {units: f"{PREFIX}-{units}" for units in UNITS}
-    for units, name in names.items():
+    names = {name_of(units, seed): (units, seed) for seed in seeds for units in UNITS}
+    for name, (units, seed) in names.items():
         if name not in done:
-            overrides = [f"encoder.inter_dense={units}", *settings]
-            flags = [flag for override in overrides for flag in ("-S", override)]
-            run("exp", "run", "--queue", "--name", name, *flags)
+            changes = overrides(units, seed, settings)
+            flags = [flag for change in changes for flag in ("--set-param", change)]
+            run("exp", "run", "--queue", "--name", name, *flags, "evaluate")
     run("queue", "start", "--jobs", "1")
-    while missing := set(names.values()) - experiments().keys():
+    while missing := names.keys() - experiments().keys():
         rows = dvc.api.exp_show()
         if failed := missing & {row["Experiment"] for row in rows if row["State"] == "Failed"}:
             raise SystemExit(f"failed: {', '.join(sorted(failed))}; see dvc queue logs")
@@ -62,68 +91,155 @@ def train(settings: list[str]) -> None:
         time.sleep(60)
 
 
-def _value(row: dict[str, Any], variant: str, key: str) -> float:
-    # The columns bear the file's name where two files have the same key.
-    return float(row[f"metrics/{variant}.json:{key}"])
-
-
-def results() -> dict[str, dict[str, float]]:
+def results(seeds: Sequence[int]) -> dict[str, Found]:
     """What was measured, by the number of units."""
+    done = experiments()
+    found: dict[str, Found] = {}
+    for units in (0, *UNITS):
+        variant = "inter_dense" if units else DIRECT
+        # Every experiment of a seed has the same direct.
+        rows = [done[name_of(units or UNITS[0], seed)] for seed in seeds]
+        # The columns bear the file's name where two files have the same key.
+        found[str(units or DIRECT)] = {
+            key: [float(row[f"metrics/{variant}.json:{key}"]) for row in rows]
+            for key in (PARAMETERS, *(quantity.key for quantity in QUANTITIES))
+        }
+    return found
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its interval by Student's t, nan of a single one."""
+    mean = statistics.mean(differences)
+    count = len(differences)
+    if count < 2:
+        return mean, math.nan
+    error = statistics.stdev(differences) / math.sqrt(count)
+    return mean, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+
+
+def differences(found: dict[str, Found], units: str, key: str) -> tuple[float, float]:
+    """To direct, with the same seed each."""
+    pairs = zip(found[units][key], found[DIRECT][key], strict=True)
+    return interval([one - other for one, other in pairs])
+
+
+def in_words(found: dict[str, Found]) -> list[str]:
+    """What the table says, a sentence for each number of units."""
+    lines = []
+    for units in map(str, UNITS):
+        seen: list[tuple[str, str]] = []
+        unseen: list[tuple[str, str]] = []
+        for quantity in QUANTITIES:
+            mean, half = differences(found, units, quantity.key)
+            text = f"{mean:+.{quantity.digits}f} ± {half:.{quantity.digits}f}"
+            (seen if abs(mean) > half else unseen).append((quantity.title, text))
+        told = "; ".join(f"{title} by {text}" for title, text in seen) or "nothing"
+        rest = f" Not told from 0: {', '.join(title for title, _ in unseen)}." if unseen else ""
+        lines.append(f"- {units} units change {told}.{rest}")
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def report(found: dict[str, Found], seeds: Sequence[int], settings: Sequence[str]) -> str:
+    """Markdown."""
+    titles = [quantity.title for quantity in QUANTITIES]
+    head = ["units", "Encoder parameters", *titles]
+    ruler = _row(["---:"] * len(head))
+    levels, gaps = [_row(head), ruler], [_row(head), ruler]
+    for units, row in found.items():
+        size = f"{row[PARAMETERS][0]:,.0f}"
+        means = [f"{statistics.mean(row[each.key]):.{each.digits}f}" for each in QUANTITIES]
+        levels.append(_row([units, size, *means]))
+        if units != DIRECT:
+            fewer = f"{row[PARAMETERS][0] - found[DIRECT][PARAMETERS][0]:+,.0f}"
+            cells = []
+            for each in QUANTITIES:
+                mean, half = differences(found, units, each.key)
+                cells.append(f"{mean:+.{each.digits}f} ± {half:.{each.digits}f}")
+            gaps.append(_row([units, fewer, *cells]))
+    changes = overrides(UNITS[0], seeds[0], settings)
+    flags = " ".join(f"-S {change}" for change in changes)
+    units_of, seeds_of = (", ".join(map(str, values)) for values in (UNITS, seeds))
+    return "\n".join(
+        [
+            "# Does the extra Dense layer hurt?",
+            "",
+            f"Trained with {units_of} units in the extra Dense layer, and without it (direct), "
+            f"with the seeds {seeds_of}, for the same number of steps, and measured on the test "
+            f"split.",
+            "",
+            f"## What the layer changes: differences to direct, with {CONFIDENCE:.0%} intervals",
+            "",
+            *gaps,
+            "",
+            "Each is the mean over the seeds of the difference to direct with the same seed, ± "
+            "half its interval by Student's t.",
+            "",
+            *in_words(found),
+            "",
+            "## The figures themselves, means over the seeds",
+            "",
+            *levels,
+            "",
+            "## The commands",
+            "",
+            "Each experiment trains both variants; DVC does not train direct again:",
+            "",
+            "```console",
+            f"dvc exp run {flags}",
+            "```",
+            "",
+        ]
+    )  # fmt: skip
+
+
+def save_picture(found: dict[str, Found], path: Path) -> None:
     parameters = load_parameters()
     train_section = parameters.train.model_copy(update={"batch_size": BATCH})
-    done = experiments()
-    rows = {DIRECT: (done[f"{PREFIX}-{UNITS[-1]}"], "direct", 0)}
-    for units in UNITS:
-        rows[str(units)] = (done[f"{PREFIX}-{units}"], "inter_dense", units)
-    found = {}
-    for name, (row, variant, units) in rows.items():
-        step = ledger(
+    peaks = {
+        units: ledger(
             parameters.encoder,
             train_section,
             image_size=parameters.data.image_size,
-            inter_dense=units,
-        )
-        found[name] = {column: _value(row, variant, key) for column, key in COLUMNS.items()}
-        found[name] |= {"peak, MiB": step.peak / 2**20}
-    return found
+            inter_dense=0 if units == DIRECT else int(units),
+        ).peak
+        / 2**20
+        for units in found
+    }
+    millions = {units: row[PARAMETERS][0] / 1e6 for units, row in found.items()}
+    save_labelled_points(
+        {
+            (label, quantity.title): {
+                units: (places[units], row[quantity.key]) for units, row in found.items()
+            }
+            for quantity in IN_PICTURE
+            for label, places in (
+                ("Encoder parameters, million", millions),
+                (f"peak of a step at batch {BATCH}, MiB", peaks),
+            )
+        },
+        DIRECT,
+        path,
+        title="The extra Dense layer's units, and none (direct): mean and range over seeds",
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("settings", nargs="*", help="such as train.epochs=8, for all experiments")
-    parser.add_argument("--picture", type=Path, default=Path("reports/sweep.png"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--folder", type=Path, default=Path("reports/studies"))
     options = parser.parse_args()
-    train(options.settings)
-    found = results()
-    print("| units | Encoder parameters | peak, MiB | test loss | PSNR, dB | SWD of samples |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, row in found.items():
-        print(
-            f"| {name} | {row['Encoder parameters']:,.0f} | {row['peak, MiB']:.0f} "
-            f"| {row['test loss']:.1f} | {row['PSNR, dB']:.2f} | {row['SWD of samples']:.1f} |"
-        )
-    save_labelled_points(
-        {
-            label: {name: (row[x] / scale, row[y]) for name, row in found.items()}
-            for label, (x, scale, y) in {
-                ("Encoder parameters, million", "test loss per image"): (
-                    "Encoder parameters", 1e6, "test loss",
-                ),
-                (f"peak of a step at batch {BATCH}, MiB", "test loss per image"): (
-                    "peak, MiB", 1, "test loss",
-                ),
-                ("Encoder parameters, million", "SWD of samples to real faces"): (
-                    "Encoder parameters", 1e6, "SWD of samples",
-                ),
-                (f"peak of a step at batch {BATCH}, MiB", "SWD of samples to real faces"): (
-                    "peak, MiB", 1, "SWD of samples",
-                ),
-            }.items()
-        },
-        DIRECT,
-        options.picture,
-        title="The extra Dense layer's units, and none (direct)",
-    )  # fmt: skip
+    train(options.seeds, options.settings)
+    found = results(options.seeds)
+    text = report(found, options.seeds, options.settings)
+    with written_whole(options.folder / "inter_dense.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    save_picture(found, options.folder / "inter_dense.png")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,21 @@ MFLOP = 448  # of one image in one step
 MATRIX = 4096
 
 
-def prepared(folder: Path) -> Path:
-    """Shards of 96x96 images, 3,180 of them for training."""
-    from facevae.preparation import ImageSettings, prepare
+def drawn_or_real(folder: Path) -> Path:
+    """FACEVAE_CELEBA, or drawn faces, 3,180 of them for training."""
     from facevae.synthetic import synthesize
 
     source = Path(os.environ.get("FACEVAE_CELEBA") or folder / "drawn")
     if not source.exists():
         synthesize(source, images=EPOCH * 5 // 4, seed=1)
+    return source
+
+
+def prepared(folder: Path) -> Path:
+    """Shards of 96x96 images, 3,180 of them for training."""
+    from facevae.preparation import ImageSettings, prepare
+
+    source = drawn_or_real(folder)
     limits = {"train": EPOCH, "validation": 128, "test": 128}
     shards = folder / "shards"
     prepare(source, shards, ImageSettings(148, "lanczos", 96), limits=limits, images_per_shard=2048)
