@@ -205,6 +205,7 @@ def save_picture(found: dict[str, Found], path: Path) -> None:
             train_section,
             image_size=parameters.data.image_size,
             inter_dense=0 if units == DIRECT else int(units),
+            reconstruction=parameters.loss.reconstruction,
         ).peak
         / 2**20
         for units in found
