@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality sweep gpu clean
+.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality bench-defaults sweep gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,7 +52,10 @@ bench-levers: $(BIN)/.installed ## measure what each way to less memory saves an
 bench-quality: $(BIN)/.installed-dev ## measure what the figures of generated images cost
 	$(BIN)/python benchmarks/quality.py
 
-sweep: $(BIN)/.installed ## train with 32 to 512 units in the extra layer, as DVC experiments; SETTINGS="train.epochs=8"
+bench-defaults: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and beside pythae (45 minutes)
+	$(BIN)/python benchmarks/defaults.py
+
+sweep: $(BIN)/.installed ## train with 64 to 512 units in the extra layer and three seeds, as DVC experiments (an hour); SETTINGS="train.epochs=8"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/sweep.py $(SETTINGS)
 
 gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
