@@ -5,7 +5,7 @@ FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 
-.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality bench-defaults sweep gpu clean
+.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality bench-defaults kl-weights sweep gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ bench-quality: $(BIN)/.installed-dev ## measure what the figures of generated im
 
 bench-defaults: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and beside pythae (45 minutes)
 	$(BIN)/python benchmarks/defaults.py
+
+kl-weights: $(BIN)/.installed ## measure a KL weight near zero beside the plain autoencoder (15 minutes)
+	$(BIN)/python benchmarks/kl_weights.py
 
 sweep: $(BIN)/.installed ## train with 64 to 512 units in the extra layer and three seeds, as DVC experiments (an hour); SETTINGS="train.epochs=8"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/sweep.py $(SETTINGS)

@@ -8,24 +8,21 @@ split. What is trained stays in the folder, and is not trained again.
 
 import argparse
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
 
 from _stage import load_tensorflow
 from facevae.files import written_whole
 from facevae.parameters import load_parameters
-from training import PEERS, PROJECT, drawn_or_real
+from study import BATCH, FOLDER, UNITS, prepared, run, train
+from training import PEERS, PROJECT
 
-BATCH = 32
-UNITS = 256
 PRIORS = ("normal", "gaussian", "mixture")
 SPLIT = "validation"
 
@@ -89,55 +86,11 @@ class Made(NamedTuple):
     samples: np.ndarray
 
 
-def write_parameters(loss: dict[str, Any], epochs: int, seed: int, file: Path) -> None:
-    content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    content["loss"] = {
-        "sigma": "learned", "kl_weight": 1.0, "free_bits": 0.0, "kl_warmup_epochs": 0, **loss
-    }  # fmt: skip
-    content["train"] |= {"batch_size": BATCH, "epochs": epochs, "seed": seed}
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-
-
-def run(*command: object) -> None:
-    subprocess.run([str(part) for part in command], check=True, cwd=PROJECT)
-
-
-def prepared(folder: Path) -> Path:
-    """All shards of the images, and the attribute network trained on them."""
-    from facevae.preparation import ImageSettings, prepare
-
-    shards = folder / "shards"
-    if not shards.exists():
-        limits = {"train": None, "validation": None, "test": None}
-        settings = ImageSettings(148, "lanczos", 96)
-        prepare(drawn_or_real(folder), shards, settings, limits=limits, images_per_shard=2048)
-    if not (folder / "attributes").exists():
-        run(
-            sys.executable, "stages/attributes.py", "--shards", shards,
-            "--network", folder / "attributes", "--metrics", folder / "attributes.json",
-        )  # fmt: skip
-    return shards
-
-
-def train(name: str, seed: int, epochs: int, folder: Path) -> Path:
-    """The model of a candidate, trained if it is not there."""
-    place = folder / f"{list(CANDIDATES).index(name)}-{seed}"
-    place.mkdir(exist_ok=True)
-    if not (place / "model.keras").exists():
-        write_parameters(CANDIDATES[name], epochs, seed, place / "params.yaml")
-        run(
-            sys.executable, "stages/train.py", "--params", place / "params.yaml",
-            "--shards", folder / "shards", "--inter-dense", UNITS,
-            "--model", place / "model.keras", "--history", place / "history.csv",
-        )  # fmt: skip
-    return place / "model.keras"
-
-
 def train_pythae(shards: Any, held_out: np.ndarray, seed: int, epochs: int, folder: Path) -> Made:
     """What the peer makes, as `Made`, trained if it is not there."""
     from facevae.datasets import images
 
-    file = folder / f"pythae-{seed}.npz"
+    file = folder / f"pythae-seed-{seed}-epochs-{epochs}.npz"
     if not file.exists():
         train = np.concatenate([batch.numpy() for batch in images(shards, "train", BATCH)])
         for split, pictures in (("train", train), (SPLIT, held_out)):
@@ -226,7 +179,7 @@ def measure(folder: Path, epochs: int, seeds: list[int], names: list[str]) -> Ro
             if name == PYTHAE:
                 made = {"normal": train_pythae(shards, held_out, seed, epochs, folder)}
             else:
-                made = made_by(train(name, seed, epochs, folder), shards, held_out)
+                made = made_by(train(CANDIDATES[name], seed, epochs, folder), shards, held_out)
             for prior, of_prior in made.items():
                 found = figures(of_prior, held_out, network)
                 rows.setdefault((name, prior), []).append(found)
@@ -322,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--folder", type=Path, default=PROJECT / ".facevae" / "defaults")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument(
         "--report", type=Path, default=PROJECT / "reports" / "studies" / "defaults.md"
     )

@@ -29,6 +29,7 @@ from facevae.errors import UserError
 from facevae.model_files import save_model
 from facevae.networks import VAE
 from facevae.preparation import ImageSettings, prepare
+from facevae.priors import normal_prior, save_prior
 from facevae.quality import frechet_distance, precision_and_recall
 from facevae.synthetic import synthesize
 
@@ -210,7 +211,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.keras"
     vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     save_model(vae, path)
+    save_prior(normal_prior(2), path.with_name("prior.npz"))
     return path
+
+
+def _common(model: Path, folder: Path) -> list[str]:
+    prior = model.with_name("prior.npz")
+    return ["--model", str(model), "--prior", str(prior), *_outputs(folder)]
 
 
 def _outputs(folder: Path) -> list[str]:
@@ -228,7 +235,7 @@ def _outputs(folder: Path) -> list[str]:
 def test_attributes_picture_has_a_column_each(
     stage, model: Path, shards: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
-    common = ["--model", str(model), *_outputs(tmp_path)]
+    common = _common(model, tmp_path)
     asked = {"attributes": ["Smiling", "Black_Hair", "No_Beard"]}
     for folder, columns in ((shards, 5), (unlabelled, 2)):
         assert not stage("generate", "--shards", str(folder), *common, **asked)
@@ -254,7 +261,7 @@ def test_bad_input_attributes_to_draw(
     settings = ImageSettings(148, "box", 16)
     limits = {**ALL, "train": 4}
     prepare(source, tmp_path / "shards", settings, limits=limits, images_per_shard=60)
-    common = ["--model", str(model), *_outputs(tmp_path)]
+    common = _common(model, tmp_path)
     status = stage("generate", "--shards", str(tmp_path / "shards"), *common, attributes=asked)
     assert status == 2
     told = capfd.readouterr().err
