@@ -38,7 +38,6 @@ def main() -> None:
         attribute_directions,
         codes,
         radius_rows,
-        rows_csv,
         sampled,
         unit_rows,
         z_rows,
@@ -46,6 +45,7 @@ def main() -> None:
     from facevae.model_files import load_model
     from facevae.pictures import save_grid
     from facevae.priors import load_prior
+    from facevae.tables import rows_csv
 
     make_repeatable(settings.seed)
     vae = load_model(options.model)

@@ -1,6 +1,5 @@
 """Statistics of z-points, against NumPy, closed forms and numerical integration."""
 
-import csv
 import itertools
 import math
 from decimal import Decimal
@@ -13,7 +12,6 @@ from facevae.latents import (
     attribute_directions,
     codes,
     radius_rows,
-    rows_csv,
     sampled,
     unit_rows,
     z_rows,
@@ -119,9 +117,3 @@ def test_codes_and_points_are_the_networks(parameters: Parameters) -> None:
     noise = (z - mu) / np.exp(0.5 * log_var)
     assert np.abs(noise).max() < 5
     assert not np.array_equal(z, sampled(mu, log_var, seed=5))
-
-
-def test_rows_csv_reads_back() -> None:
-    rows = [{"unit": 0, "kl": 0.5}, {"unit": 1, "kl": 1e-06}]
-    read = list(csv.DictReader(rows_csv(rows).splitlines()))
-    assert [{"unit": int(row["unit"]), "kl": float(row["kl"])} for row in read] == rows

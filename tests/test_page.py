@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from facevae.latents import radius_rows, rows_csv, unit_rows, z_rows
+from facevae.latents import radius_rows, unit_rows, z_rows
 from facevae.memory_report import (
     memory_markdown,
     save_memory_by_batch,
@@ -21,6 +21,7 @@ from facevae.memory_report import (
 )
 from facevae.page import CHARTS
 from facevae.parameters import VARIANTS, Parameters
+from facevae.tables import rows_csv
 
 SOURCE = "data/<script>alert('1')</script> & more"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

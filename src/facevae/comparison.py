@@ -4,12 +4,11 @@ The source: "Variational Autoencoder with Tensorflow - XII - save some VRAM by a
 in the Encoder" (2022), summarised here in our words.
 """
 
-import csv
-import io
 import math
 from typing import Any
 
 from facevae.parameters import Parameters
+from facevae.tables import rows_csv
 
 Measured = dict[str, Any]
 
@@ -114,11 +113,7 @@ def comparison_rows(direct: Measured, inter_dense: Measured) -> list[dict[str, A
 def comparison_csv(rows: list[dict[str, Any]]) -> str:
     """The rows as CSV, unknown values empty."""
     columns = ("key", "quantity", "direct", "inter_dense", "difference")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_csv(rows, columns)
 
 
 def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[tuple[str, str]]:

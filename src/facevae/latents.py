@@ -1,9 +1,7 @@
 """Where a trained Encoder puts images in z, beside N(0, I), from which samples are drawn."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -136,12 +134,3 @@ def radius_rows(z: np.ndarray) -> list[dict[str, float]]:
 def _rows(columns: Mapping[str, np.ndarray]) -> list[dict[str, float]]:
     values = [np.round(column, 6).tolist() for column in columns.values()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
-
-
-def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

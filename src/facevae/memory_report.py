@@ -1,8 +1,6 @@
 """Where the bytes of a training step go, both variants side by side: tables and charts."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +56,6 @@ def memory_rows(parameters: Parameters) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def memory_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def break_even(parameters: Parameters) -> int:
