@@ -93,3 +93,12 @@ def test_claims_stand_beside_what_was_measured(
     report = comparison_markdown(parameters, comparison_rows(dense, direct), dense, direct)
     assert "adds 2,227,968 weights" in report
     assert "it costs 30 MiB" in report
+
+
+def test_a_bar_in_a_parameter_ends_no_cell(
+    parameters: Parameters, direct: dict, dense: dict
+) -> None:
+    data = parameters.data.model_copy(update={"source": "faces|here"})
+    parameters = parameters.model_copy(update={"data": data})
+    report = comparison_markdown(parameters, comparison_rows(direct, dense), direct, dense)
+    assert r"| `data.source` | faces\|here |" in report

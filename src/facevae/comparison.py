@@ -212,7 +212,11 @@ def comparison_markdown(
     claims = "\n".join(
         f"| {claim} | {found} |" for claim, found in _claims(parameters, direct, inter_dense)
     )
-    settings = "\n".join(f"| `{key}` | {value} |" for key, value in _flat(parameters))
+    settings = "\n".join(
+        # A bare | would end the cell.
+        "| `{}` | {} |".format(key, str(value).replace("|", r"\|"))
+        for key, value in _flat(parameters)
+    )
     devices = dict.fromkeys((direct["cost"]["device"], inter_dense["cost"]["device"]))
     return f"""\
 # An extra Dense layer in the Encoder: with and without
