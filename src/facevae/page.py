@@ -1,6 +1,7 @@
 """Everything that a run has to show as charts and one HTML page, which needs nothing from outside.
 
-All is read from the folders that the other stages write, in the form in which they write it.
+All is read from the folders that the other stages write, in the form in which they write it; and
+from the studies, which are kept with the project.
 """
 
 import csv
@@ -8,6 +9,7 @@ import html
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,15 +25,64 @@ from facevae.plots import FIRST, REFERENCE, SECOND, Curve, save_curves, save_his
 
 CHARTS = ("loss", "latent_units", "z_histograms", "radii")
 
+
+@dataclass(frozen=True)
+class Study:
+    """A report that is kept with the project: to measure it takes longer than a run should.
+
+    Attributes:
+        target: of make, which writes it.
+        pictures: their names, descriptions and captions.
+    """
+
+    target: str
+    pictures: tuple[tuple[str, str, str], ...] = ()
+
+
+# By the names of the files in reports/studies.
+STUDIES = {
+    "inter_dense": Study(
+        "sweep",
+        (
+            (
+                "inter_dense",
+                "Points of PSNR and Frechet distance over Encoder parameters and over peak memory",
+                "Each point is the mean over the seeds, its line their range.",
+            ),
+        ),
+    ),
+    "defaults": Study("bench-defaults"),
+    "kl_weights": Study(
+        "kl-weights",
+        (
+            (
+                "kl_weights_samples",
+                "Rows of faces from random z-points, one row for each weight and prior",
+                "Samples, in the table's order, from top to bottom: first a row of each from the "
+                "same points of N(0, I), then a row of each from its fitted Gaussian.",
+            ),
+            (
+                "kl_weights_z",
+                "Histograms of z over all units beside N(0, 1), a curve for each weight",
+                "The dashed line is the density of N(0, 1).",
+            ),
+        ),
+    ),
+}
+
 _COLOURS = dict(zip(VARIANTS, (FIRST, SECOND), strict=True))
 _Table = dict[str, np.ndarray]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, writer: str = "dvc repro") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: is not there; write it first: dvc repro") from None
+        raise _missing(path, writer) from None
+
+
+def _missing(path: Path, writer: str) -> UserError:
+    return UserError(f"{path}: is not there; write it first: {writer}")
 
 
 def _table(path: Path) -> _Table:
@@ -161,7 +212,8 @@ body { margin: 0 auto; max-width: 1320px; padding: 1rem clamp(0.8rem, 3vw, 2.5re
   color: var(--text); background: var(--ground); font: 1rem/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; }
 h2 { margin-top: 2.5rem; font-size: 1.3rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1.05rem; }
+h3 { margin-top: 2rem; font-size: 1.15rem; }
+h4 { font-size: 1rem; }
 p, li { max-width: 46rem; overflow-wrap: anywhere; }
 a { color: var(--link); }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; padding: 0; list-style: none; }
@@ -176,7 +228,10 @@ th, td { padding: 0.3rem 0.7rem; border: 1px solid var(--line); text-align: left
   vertical-align: top; min-width: 5rem; }
 th { background: var(--head); }
 .right { text-align: right; font-variant-numeric: tabular-nums; }
+td.right { white-space: nowrap; }
 td code { overflow-wrap: anywhere; }
+pre { padding: 0.7rem; border: 1px solid var(--line); background: var(--head);
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; margin: 1rem 0; }"""
 
 
@@ -186,12 +241,12 @@ class _Page:
     def __init__(self, page: Path, reports: Path, charts: Path) -> None:
         self._folder, self._reports, self._charts = page.parent, reports, charts
 
-    def _figure(self, path: Path, description: str, caption: str) -> str:
+    def _figure(self, path: Path, description: str, caption: str, writer: str = "dvc repro") -> str:
         try:
             with Image.open(path) as picture:
                 width, height = picture.size
         except FileNotFoundError:
-            raise UserError(f"{path}: is not there; write it first: dvc repro") from None
+            raise _missing(path, writer) from None
         link = quote(Path(os.path.relpath(path, self._folder)).as_posix())
         size = f'width="{width}" height="{height}"'
         return (
@@ -204,6 +259,21 @@ class _Page:
 
     def report(self, name: str, description: str, caption: str) -> str:
         return self._figure(self._reports / f"{name}.png", description, caption)
+
+    def study(self, name: str, study: Study) -> str:
+        folder, writer = self._reports / "studies", f"make {study.target}"
+        (title, intro), *parts = markdown_sections(_text(folder / f"{name}.md", writer))
+        return "\n".join(
+            [
+                f"<h3>{title}</h3>\n{intro}",
+                *(
+                    self._figure(folder / f"{picture}.png", description, caption, writer)
+                    for picture, description, caption in study.pictures
+                ),
+                *(f"<h4>{heading}</h4>\n{body}" for heading, body in parts),
+                f"<p>Measured anew by <code>{writer}</code>.</p>",
+            ]
+        )
 
     def pair(self, name: str, description: str) -> str:
         """A picture of each variant, side by side where there is room."""
@@ -329,17 +399,25 @@ def _memory(page: _Page, report: str) -> str:
     return f"{intro}\n{by_batch}\n{by_inter_dense}\n{details}"
 
 
+def _studies(page: _Page) -> str:
+    studies = "\n".join(page.study(name, study) for name, study in STUDIES.items())
+    return f"""\
+<p>What takes longer to measure than a run should. These figures are kept with the project: they
+were not measured by this run, but before, elsewhere, and with the settings that each names.</p>
+{studies}"""
+
+
 def page_html(
     parameters: Parameters, *, metrics: Path, reports: Path, charts: Path, page: Path
 ) -> str:
     """The page, with links relative to `page`, the file that it is to be written to.
 
     Args:
-        metrics, reports: folders that the other stages wrote into.
+        metrics, reports: folders that the other stages wrote into; `reports` holds the studies.
         charts: where `save_charts` wrote to.
 
     Raises:
-        UserError: an output of another stage is not there.
+        UserError: an output of another stage is not there, or a study.
     """
     measured = [json.loads(_text(metrics / f"{variant}.json")) for variant in VARIANTS]
     attributes = json.loads(_text(metrics / "attributes.json"))
@@ -356,6 +434,7 @@ def page_html(
         "Where the z-points lie": _z_points(figures, latent, measured[0]["test"]["images"]),
         "Memory of a training step": _memory(figures, _text(reports / "memory.md")),
         **dict(further),
+        "Studies": _studies(figures),
     }
     links = "\n".join(
         f'<li><a href="#section-{number}">{title}</a></li>'
