@@ -20,7 +20,7 @@ from training import PROJECT
 
 SPLIT = "validation"
 SEED = 1
-SHOWN = 8  # samples of each
+SHOWN = 6  # samples of each
 EXTENT = 6.0  # of z in the picture, on both sides of 0
 
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -111,13 +111,19 @@ def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: in
 
 
 def save_pictures(found: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Samples, a row for each candidate and prior; and histograms of z."""
+    """Samples, a column for each candidate and prior; and histograms of z."""
     from facevae.densities import normal_density
     from facevae.pictures import save_grid
     from facevae.plots import REFERENCE, Curve, save_curves
 
-    rows = [of[prior]["samples"] for prior in ("normal", "gaussian") for of in found.values()]
-    save_grid(np.concatenate(rows), SHOWN, folder / "kl_weights_samples.png")
+    columns = {
+        "\n".join([*name.split(", "), source]): of[prior]["samples"]
+        for prior, source in (("normal", "N(0, I)"), ("gaussian", "fitted"))
+        for name, of in found.items()
+    }
+    pictures = np.stack(list(columns.values()), axis=1)
+    pictures = pictures.reshape(-1, *pictures.shape[2:])
+    save_grid(pictures, len(columns), folder / "kl_weights_samples.png", list(columns))
     edges = np.linspace(-EXTENT, EXTENT, 97)
     middles = 0.5 * (edges[:-1] + edges[1:])
     curves = [

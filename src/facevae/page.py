@@ -57,9 +57,9 @@ STUDIES = {
         (
             (
                 "kl_weights_samples",
-                "Rows of faces from random z-points, one row for each weight and prior",
-                "Samples, in the table's order, from top to bottom: first a row of each from the "
-                "same points of N(0, I), then a row of each from its fitted Gaussian.",
+                "Columns of faces from random z-points, one for each weight and prior",
+                "Each column decodes the same points: on the left those of N(0, I) themselves, on "
+                "the right carried to the Gaussian that was fitted to the codes.",
             ),
             (
                 "kl_weights_z",
