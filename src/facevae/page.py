@@ -64,7 +64,7 @@ STUDIES = {
             (
                 "kl_weights_z",
                 "Histograms of z over all units beside N(0, 1), a curve for each weight",
-                "The dashed line is the density of N(0, 1).",
+                "The dashed line is the density of N(0, 1). What lies beyond 6 is left out.",
             ),
         ),
     ),
