@@ -223,6 +223,10 @@ def in_words(means: dict[tuple[str, str], dict[str, float]], prior: str) -> list
 def report(rows: Rows, prior: str, steps: int, seeds: list[int], epochs: int) -> str:
     """Markdown."""
     means = _means(rows)
+    over = f"One training each, of seed {seeds[0]}."
+    if len(seeds) > 1:
+        of = ", ".join(map(str, seeds))
+        over = f"They and `{DEFAULT}` are means over the seeds {of}, the others of {seeds[0]}."
     titles = " | ".join(column.title for column in COLUMNS)
     table = [f"| loss | samples from | {titles} |", "| --- | --- |" + " ---: |" * len(COLUMNS)]
     for (name, source), mean in means.items():
@@ -250,9 +254,8 @@ def report(rows: Rows, prior: str, steps: int, seeds: list[int], epochs: int) ->
             f"the same {steps:,} steps of batch {BATCH}, and measured on the validation split. The "
             "last three losses are what others publish: the weighting of the series of posts (its "
             "`fact` 5), that of Keras' example, and the same networks in pythae with that "
-            f"library's defaults. They and `{DEFAULT}` are means over the seeds "
-            f"{', '.join(map(str, seeds))}, the others of seed {seeds[0]}. The row of the default "
-            "is bold, and so is the best of each column.",
+            f"library's defaults. {over} The row of the default is bold, and so is the best of "
+            "each column.",
             "",
             *table,
             "",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dvc.api  # type: ignore[import-untyped]
+from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
 from scipy import stats
 
 from facevae.files import written_whole
@@ -59,9 +60,18 @@ def name_of(units: int, seed: int) -> str:
     return f"units-{units}-seed-{seed}"
 
 
+def shown() -> list[dict[str, Any]]:
+    """All experiments with their figures."""
+    while True:
+        try:
+            return dvc.api.exp_show()
+        except NotDvcRepoError:
+            time.sleep(5)  # it looked into a queued one's folder as that was cleared away
+
+
 def experiments() -> dict[str, dict[str, Any]]:
     """The sweep's experiments that are through, by name."""
-    rows = {row["Experiment"]: row for row in dvc.api.exp_show()}
+    rows = {row["Experiment"]: row for row in shown()}
     return {
         name: row
         for name, row in rows.items()
@@ -84,7 +94,7 @@ def train(seeds: Sequence[int], settings: Sequence[str]) -> None:
             run("exp", "run", "--queue", "--name", name, *flags, "evaluate")
     run("queue", "start", "--jobs", "1")
     while missing := names.keys() - experiments().keys():
-        rows = dvc.api.exp_show()
+        rows = shown()
         if failed := missing & {row["Experiment"] for row in rows if row["State"] == "Failed"}:
             raise SystemExit(f"failed: {', '.join(sorted(failed))}; see dvc queue logs")
         print(f"to do: {', '.join(sorted(missing))}", flush=True)
@@ -160,12 +170,12 @@ def report(found: dict[str, Found], seeds: Sequence[int], settings: Sequence[str
                 mean, half = differences(found, units, each.key)
                 cells.append(f"{mean:+.{each.digits}f} ± {half:.{each.digits}f}")
             gaps.append(_row([units, fewer, *cells]))
-    shown = [
+    public = [
         # Where the images lie here is nobody else's business.
         "data.source=/path/to/the/images" if change.startswith("data.source=") else change
         for change in settings
     ]
-    changes = overrides(UNITS[0], seeds[0], shown)
+    changes = overrides(UNITS[0], seeds[0], public)
     flags = " ".join(f"-S {change}" for change in changes)
     units_of, seeds_of = (", ".join(map(str, values)) for values in (UNITS, seeds))
     return "\n".join(
