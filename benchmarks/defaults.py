@@ -243,9 +243,10 @@ def report(rows: Rows, prior: str, steps: int, seeds: list[int], epochs: int) ->
         named = f"{mark}{name}{mark} | {mark}{source}{mark}"
         table.append(f"| {named} | {' | '.join(cells)} |")
     settings = []
+    images = "-S data.source=/path/to/the/images -S data.resize=lanczos"
     for name, loss in CANDIDATES.items():
         flags = " ".join(f"-S loss.{key}={value}" for key, value in loss.items())
-        settings.append(f"dvc exp run -S train.epochs={epochs} {flags}   # {name}")
+        settings.append(f"dvc exp run {images} -S train.epochs={epochs} {flags}   # {name}")
     return "\n".join(
         [
             "# Which loss, and which prior?",

@@ -87,9 +87,10 @@ def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: in
             f"| {normal['swd']:.0f}, {fitted['swd']:.0f} |"
         )
     commands = []
+    images = "-S data.source=/path/to/the/images -S data.resize=lanczos"
     for name, loss in CANDIDATES.items():
         flags = " ".join(f"-S loss.{key}={value}" for key, value in loss.items())
-        commands.append(f"dvc exp run -S train.epochs={epochs} {flags}   # {name}")
+        commands.append(f"dvc exp run {images} -S train.epochs={epochs} {flags}   # {name}")
     return "\n".join(
         [
             "# A KL weight near zero, and none",
