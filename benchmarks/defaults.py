@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
 from _stage import load_tensorflow
 from facevae.files import written_whole
 from facevae.parameters import load_parameters
-from study import BATCH, FOLDER, UNITS, prepared, run, train
+from study import BATCH, FOLDER, UNITS, commands, prepared, run, train
 from training import PEERS, PROJECT
 
 PRIORS = ("normal", "gaussian", "mixture")
@@ -242,11 +242,6 @@ def report(rows: Rows, prior: str, steps: int, seeds: list[int], epochs: int) ->
         mark = "**" if (name, source) == (DEFAULT, prior) else ""
         named = f"{mark}{name}{mark} | {mark}{source}{mark}"
         table.append(f"| {named} | {' | '.join(cells)} |")
-    settings = []
-    images = "-S data.source=/path/to/the/images -S data.resize=lanczos"
-    for name, loss in CANDIDATES.items():
-        flags = " ".join(f"-S loss.{key}={value}" for key, value in loss.items())
-        settings.append(f"dvc exp run {images} -S train.epochs={epochs} {flags}   # {name}")
     return "\n".join(
         [
             "# Which loss, and which prior?",
@@ -268,7 +263,7 @@ def report(rows: Rows, prior: str, steps: int, seeds: list[int], epochs: int) ->
             *in_words(means, prior),
             "",
             "```console",
-            *settings,
+            *commands(CANDIDATES, epochs),
             "```",
             "",
         ]

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
 
 from _stage import load_tensorflow
 from facevae.files import written_whole
-from study import BATCH, FOLDER, UNITS, prepared, train
+from study import BATCH, FOLDER, UNITS, commands, prepared, train
 from training import PROJECT
 
 SPLIT = "validation"
@@ -86,11 +86,6 @@ def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: in
             f"| {normal['frechet']:.1f}, {fitted['frechet']:.1f} "
             f"| {normal['swd']:.0f}, {fitted['swd']:.0f} |"
         )
-    commands = []
-    images = "-S data.source=/path/to/the/images -S data.resize=lanczos"
-    for name, loss in CANDIDATES.items():
-        flags = " ".join(f"-S loss.{key}={value}" for key, value in loss.items())
-        commands.append(f"dvc exp run {images} -S train.epochs={epochs} {flags}   # {name}")
     return "\n".join(
         [
             "# A KL weight near zero, and none",
@@ -104,7 +99,7 @@ def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: in
             *table,
             "",
             "```console",
-            *commands,
+            *commands(CANDIDATES, epochs),
             "```",
             "",
         ]

@@ -2,7 +2,8 @@
 
 Runs in an environment of its own (requirements-peers.txt). What it keeps to is the default loss
 (half the squared error, summed, and the KL), optimizer, learning rate and sampler; the epochs and
-the batch size are given, so that it takes as many steps as the others.
+the batch size are given, so that it takes as many steps as the others, and one more an epoch: it
+keeps the last batch, which is smaller.
 """
 
 import argparse

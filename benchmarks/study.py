@@ -62,3 +62,13 @@ def train(loss: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> Path
             "--model", place / "model.keras", "--history", place / "history.csv",
         )  # fmt: skip
     return place / "model.keras"
+
+
+def commands(candidates: Mapping[str, Mapping[str, Any]], epochs: int) -> list[str]:
+    """What a user types to train each of some settings of the loss, by name."""
+    common = f"-S data.source=/path/to/the/images -S data.resize=lanczos -S train.epochs={epochs}"
+    lines = []
+    for name, loss in candidates.items():
+        flags = " ".join(f"-S loss.{key}={value}" for key, value in loss.items())
+        lines.append(f"dvc exp run {common} {flags}   # {name}")
+    return lines
