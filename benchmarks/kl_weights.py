@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
 
 from _stage import load_tensorflow
 from facevae.files import written_whole
-from study import BATCH, FOLDER, UNITS, commands, prepared, train
+from study import BATCH, FOLDER, UNITS, Candidates, commands, prepared, train
 from training import PROJECT
 
 SPLIT = "validation"
@@ -23,13 +23,13 @@ SEED = 1
 SHOWN = 6  # samples of each
 EXTENT = 6.0  # of z in the picture, on both sides of 0
 
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "default": {"reconstruction": "gaussian", "sigma": "learned"},
-    "mse, weight 1": {"reconstruction": "mse"},
+CANDIDATES: Candidates = {
+    "default": {"loss.reconstruction": "gaussian", "loss.sigma": "learned"},
+    "mse, weight 1": {"loss.reconstruction": "mse"},
     # The series' squared error with its fact of 0.02: see `facevae.losses`.
-    "mse, weight 0.06": {"reconstruction": "mse", "kl_weight": 0.06},
-    "mse, weight 0.001": {"reconstruction": "mse", "kl_weight": 0.001},
-    "plain autoencoder": {"reconstruction": "mse", "kl_weight": 0.0},
+    "mse, weight 0.06": {"loss.reconstruction": "mse", "loss.kl_weight": 0.06},
+    "mse, weight 0.001": {"loss.reconstruction": "mse", "loss.kl_weight": 0.001},
+    "plain autoencoder": {"loss.reconstruction": "mse", "loss.kl_weight": 0.0},
 }
 _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#D55E00")
 
@@ -154,8 +154,8 @@ def main() -> None:
     held_out = np.concatenate([batch.numpy() for batch in images(shards, SPLIT, BATCH)])
     network = load_network(folder / "attributes")
     found, latent = {}, 0
-    for name, loss in CANDIDATES.items():
-        vae = load_model(train(loss, SEED, options.epochs, folder))
+    for name, settings in CANDIDATES.items():
+        vae = load_model(train(settings, SEED, options.epochs, folder))
         latent = vae.latent_size
         found[name] = measured(vae, held_out, images(shards, "train", BATCH), network)
     steps = options.epochs * steps_per_epoch(shards, BATCH)

@@ -1,6 +1,7 @@
-"""What studies of the loss share: the images, and models that are trained once and kept.
+"""What studies of settings share: the images, and models that are trained once and kept.
 
-All are trained by the train stage, for as many steps each, on the images of CelebA's folder
+Settings are by their names in params.yaml, such as loss.kl_weight; what they leave out is as it is
+there. All are trained by the train stage, for as many steps each, on the images of CelebA's folder
 FACEVAE_CELEBA, or drawn faces.
 """
 
@@ -18,13 +19,15 @@ BATCH = 32
 UNITS = 256  # of the extra Dense layer
 FOLDER = PROJECT / ".facevae" / "studies"
 
-_LOSS = {"sigma": "learned", "kl_weight": 1.0, "free_bits": 0.0, "kl_warmup_epochs": 0}
+# By name, the candidates of a study.
+Candidates = Mapping[str, Mapping[str, Any]]
 
 
-def _write_parameters(loss: Mapping[str, Any], epochs: int, seed: int, file: Path) -> None:
+def _write_parameters(settings: Mapping[str, Any], file: Path) -> None:
     content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    content["loss"] = {**_LOSS, **loss}
-    content["train"] |= {"batch_size": BATCH, "epochs": epochs, "seed": seed}
+    for name, value in settings.items():
+        section, key = name.split(".")
+        content[section][key] = value
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
@@ -49,13 +52,15 @@ def prepared(folder: Path) -> Path:
     return shards
 
 
-def train(loss: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> Path:
-    """The model of some settings of the loss, trained if it is not there."""
-    settings = "-".join(f"{key}-{value}" for key, value in sorted(loss.items()))
-    place = folder / f"{settings}-seed-{seed}-epochs-{epochs}"
+def train(settings: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> Path:
+    """The model of some settings, trained if it is not there."""
+    settings = {
+        **settings, "train.batch_size": BATCH, "train.epochs": epochs, "train.seed": seed,
+    }  # fmt: skip
+    place = folder / "-".join(f"{name}-{value}" for name, value in sorted(settings.items()))
     place.mkdir(exist_ok=True)
     if not (place / "model.keras").exists():
-        _write_parameters(loss, epochs, seed, place / "params.yaml")
+        _write_parameters(settings, place / "params.yaml")
         run(
             sys.executable, "stages/train.py", "--params", place / "params.yaml",
             "--shards", folder / "shards", "--inter-dense", UNITS,
@@ -64,11 +69,11 @@ def train(loss: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> Path
     return place / "model.keras"
 
 
-def commands(candidates: Mapping[str, Mapping[str, Any]], epochs: int) -> list[str]:
-    """What a user types to train each of some settings of the loss, by name."""
+def commands(candidates: Candidates, epochs: int) -> list[str]:
+    """What a user types to train each."""
     common = f"-S data.source=/path/to/the/images -S data.resize=lanczos -S train.epochs={epochs}"
     lines = []
-    for name, loss in candidates.items():
-        flags = " ".join(f"-S loss.{key}={value}" for key, value in loss.items())
-        lines.append(f"dvc exp run {common} {flags}   # {name}")
+    for name, settings in candidates.items():
+        flags = [common, *(f"-S {key}={value}" for key, value in settings.items())]
+        lines.append(f"dvc exp run {' '.join(flags)}   # {name}")
     return lines

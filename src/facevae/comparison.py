@@ -169,8 +169,9 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
         ),
         (
             "4. Images from random z-points look no worse (judged by eye).",
-            f"By eye: reports/direct/samples.png beside reports/inter_dense/samples.png, the same "
-            f"z-points. In numbers, one training each: held-out reconstructions "
+            f"By eye: reports/direct/samples.png beside reports/inter_dense/samples.png, both from "
+            f"the same points of N(0, I), carried to each variant's own prior where one is fitted. "
+            f"In numbers, one training each: held-out reconstructions "
             f"{direct['test']['psnr']:.2f} dB without, {dense['test']['psnr']:.2f} dB with it; "
             f"Frechet distance of samples to real images {distance(direct)} without, "
             f"{distance(dense)} with it. Over three seeds, with intervals: "
