@@ -161,8 +161,10 @@ def load_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     terminal = os.dup(2)
-    # Keras imports matplotlib where it finds it, for functions that no stage calls: half a second.
-    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    # Keras imports these where it finds them, for functions that no stage calls: two seconds.
+    unneeded = [name for name in ("matplotlib", "scipy", "sklearn") if name not in sys.modules]
+    for name in unneeded:
+        sys.modules[name] = None  # type: ignore[assignment]
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:
@@ -174,6 +176,7 @@ def load_tensorflow() -> None:
             os.write(terminal, messages.read())
             raise
         finally:
-            del sys.modules["matplotlib"]
+            for name in unneeded:
+                del sys.modules[name]
             os.dup2(terminal, 2)
             os.close(terminal)

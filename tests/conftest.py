@@ -1,18 +1,31 @@
-"""Shared by all tests: a quiet TensorFlow and a small data set in CelebA's layout."""
+"""Shared by all tests: a quiet TensorFlow, a small data set in CelebA's layout, and stages."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import runpy
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from facevae.parameters import Parameters, load_parameters
 from facevae.preparation import ImageSettings, prepare
 from facevae.synthetic import synthesize
 
+# The longest files are begun first, so that all processes have work to the end.
+_LONGEST = ("test_pipeline", "test_resume", "test_distributed", "test_training", "test_memory")
+
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +54,32 @@ def shards(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     limits = {"train": None, "validation": None, "test": None}
     prepare(source, folder, ImageSettings(148, "box", 16), limits=limits, images_per_shard=20)
     return folder
+
+
+@pytest.fixture
+def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs a stage in this process, in `tmp_path`: its exit status, 0 if it has none.
+
+    Sections of params.yaml are given what is to differ from the project's: `train={"epochs": 1}`.
+    """
+
+    def run(name: str, *arguments: str, **changes: dict[str, Any]) -> int:
+        params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+        for section, values in changes.items():
+            params[section] |= values
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        script = str(project / "stages" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        monkeypatch.syspath_prepend(project / "stages")
+        monkeypatch.chdir(tmp_path)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return 0
+
+    return run

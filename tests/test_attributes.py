@@ -1,13 +1,10 @@
 """The attribute network: what it learns, what its features measure, and what its stage leaves."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from test_quality import blurred, noisy
 
@@ -162,27 +159,6 @@ def test_attribute_features_see_dropped_modes(
     assert none < 0.02
 
 
-@pytest.fixture
-def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a stage in this process: its exit status, 0 if it has none."""
-
-    def run(name: str, *arguments: str, **generate: object) -> int:
-        params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-        params["generate"] |= {"rows": 2, "columns": 2, **generate}
-        path = tmp_path / "params.yaml"
-        path.write_text(yaml.safe_dump(params), encoding="utf-8")
-        script = str(project / "stages" / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [script, "--params", str(path), *arguments])
-        monkeypatch.syspath_prepend(project / "stages")
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-        return 0
-
-    return run
-
-
 def test_attributes_stage_without_labels(stage, unlabelled: Path, tmp_path: Path) -> None:
     folder, metrics = tmp_path / "attributes", tmp_path / "attributes.json"
     assert not stage(
@@ -236,9 +212,9 @@ def test_attributes_picture_has_a_column_each(
     stage, model: Path, shards: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
     common = _common(model, tmp_path)
-    asked = {"attributes": ["Smiling", "Black_Hair", "No_Beard"]}
+    generate = {"rows": 2, "columns": 2, "attributes": ["Smiling", "Black_Hair", "No_Beard"]}
     for folder, columns in ((shards, 5), (unlabelled, 2)):
-        assert not stage("generate", "--shards", str(folder), *common, **asked)
+        assert not stage("generate", "--shards", str(folder), *common, generate=generate)
         with Image.open(tmp_path / "attributes.png") as picture:
             assert picture.width == 2 + 18 * columns
             below = np.asarray(picture)[-2 * 18 - 2 :]
@@ -261,10 +237,20 @@ def test_bad_input_attributes_to_draw(
     settings = ImageSettings(148, "box", 16)
     limits = {**ALL, "train": 4}
     prepare(source, tmp_path / "shards", settings, limits=limits, images_per_shard=60)
-    common = _common(model, tmp_path)
-    status = stage("generate", "--shards", str(tmp_path / "shards"), *common, attributes=asked)
-    assert status == 2
+    generate = {"rows": 2, "columns": 2, "attributes": asked}
+    arguments = ["--shards", str(tmp_path / "shards"), *_common(model, tmp_path)]
+    assert stage("generate", *arguments, generate=generate) == 2
     told = capfd.readouterr().err
     assert told.startswith("generate.attributes: ")
     assert sentence in told
     assert not (tmp_path / "attributes.png").exists()
+
+
+def test_bad_input_grid_of_more_images_than_the_test_split_has(
+    stage, model: Path, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    generate = {"rows": 4, "columns": 2}
+    arguments = ["--shards", str(shards), *_common(model, tmp_path)]
+    assert stage("generate", *arguments, generate=generate) == 2
+    assert "needs 8 held-out images, and the test split has 6" in capfd.readouterr().err
+    assert not (tmp_path / "samples.png").exists()

@@ -22,12 +22,8 @@ MIB = 2**20
 TESTED = [
     "direct, batch 32",
     "inter_dense, batch 128",
-    "inter_dense, batch 512",
-    "inter_dense, latent 512, batch 64",
-    "64 units, batch 32",
     "bfloat16, batch 128",
     "strides 4 2 2, kernels 6 4 4, batch 128",
-    "five layers, batch 128",
     "sgd, direct, batch 32",
     "adafactor, direct, batch 32",
     "in 4 parts, batch 128",

@@ -23,10 +23,13 @@ STAGES = {
 SMALL = {
     "synthesize": {"images": 200},
     "data": {"image_size": 32},
-    "encoder": {"filters": [8, 8, 8, 8], "latent_size": 8, "inter_dense": 16},
+    "encoder": {
+        "filters": [8, 8], "kernel_sizes": [3, 3], "strides": [4, 4], "latent_size": 8,
+        "inter_dense": 16,
+    },
     "train": {"epochs": 2, "batch_size": 16},
     "generate": {"rows": 2, "columns": 2},
-}
+}  # fmt: skip
 
 
 class Study:
@@ -276,14 +279,15 @@ def test_pipeline_inter_dense_runs_its_seven_stages_and_back_is_cached(fresh: St
 
 
 def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
+    """Of the stages that no test runs twice on its own."""
     before = fresh.lock()
-    stages = {stage for stage in STAGES if not stage.endswith("@direct")}
+    stages = {f"{stage}@inter_dense" for stage in ("train", "prior", "generate", "evaluate")}
     assert ran(fresh.dvc("repro", "--force", "--single-item", *sorted(stages))) == stages
     after = fresh.lock()
-    for stage in stages - {"compare"}:  # which reports what the machine took; the page shows it
+    for stage in stages:
         for old, new in zip(before[stage]["outs"], after[stage]["outs"], strict=True):
             assert old["path"] == new["path"]
-            if not old["path"].endswith(("_cost.json", "index.html")):
+            if not old["path"].endswith("_cost.json"):  # what the machine took
                 assert old["md5"] == new["md5"], old["path"]
 
 
@@ -292,10 +296,7 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
     [
         ("data.source=/no/such/folder", "data.source: there is no folder /no/such/folder"),
         ("+train.epoch=3", "params.yaml: train.epoch: unknown parameter"),
-        ("encoder.inter_dense=many", "params.yaml: encoder.inter_dense: must be a valid integer"),
-        ("train.batch_size=161", "train.batch_size: 161 is more than the 160 images"),
         ("loss.kl_weight=1e39", "term is"),
-        ("generate.rows=32", "needs 64 held-out images, and the test split has 20"),
     ],
 )
 def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(

@@ -67,7 +67,7 @@ def test_real_images_are_learned(prepared: Path) -> None:
         latent_size=64, inter_dense=64, kl_weight=0.5,
     )  # fmt: skip
     train(
-        vae, shards, epochs=4, batch_size=16, learning_rate=0.002, kl_warmup_epochs=0, seed=1,
+        vae, shards, epochs=2, batch_size=16, learning_rate=0.002, kl_warmup_epochs=0, seed=1,
         history=io.StringIO(),
     )  # fmt: skip
     found = evaluate(vae, shards, batch_size=64)["test"]

@@ -45,19 +45,32 @@ def test_train_alone_prints_one_bar_and_nothing_else(
     assert model.is_file()
 
 
-def test_missing_shards_are_a_sentence(project: Path, tmp_path: Path) -> None:
-    done = _run(
-        project, "train", "--shards", str(tmp_path), "--inter-dense", "0",
-        "--model", f"{tmp_path}/m.keras", "--history", f"{tmp_path}/h.csv",
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"{tmp_path}: holds no manifest.json; write the shards first: dvc repro\n"
+def _train(shards: Path) -> list[str]:
+    options = ["--inter-dense", "0", "--model", "m.keras", "--history", "h.csv"]
+    return ["train", "--shards", str(shards), *options]
+
+
+def test_missing_shards_are_a_sentence(stage, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    assert stage(*_train(tmp_path / "empty")) == 2
+    assert capfd.readouterr() == (
+        "",
+        f"{tmp_path}/empty: holds no manifest.json; write the shards first: dvc repro\n",
     )
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "params.yaml"}
 
 
-def test_bad_input_damaged_shard_is_a_sentence(project: Path, shards: Path, tmp_path: Path) -> None:
+def test_bad_input_batch_larger_than_the_train_split(
+    stage, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    assert stage(*_train(shards), train={"batch_size": 49}) == 2
+    assert "train.batch_size: 49 is more than the 48 images" in capfd.readouterr().err
+    assert not (tmp_path / "m.keras").exists()
+
+
+def test_bad_input_damaged_shard_is_a_sentence(
+    stage, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
     for path in shards.iterdir():
@@ -65,11 +78,7 @@ def test_bad_input_damaged_shard_is_a_sentence(project: Path, shards: Path, tmp_
         if path.name.startswith("train-00001"):
             content[len(content) // 2] ^= 1
         (folder / path.name).write_bytes(content)
-    done = _run(
-        project, "train", "--shards", str(folder), "--inter-dense", "0",
-        "--model", f"{tmp_path}/m.keras", "--history", f"{tmp_path}/h.csv",
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "train-00001-of-00003.tfrecord: record 11 is damaged; write the shards" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert stage(*_train(folder)) == 2
+    told = capfd.readouterr().err
+    assert "train-00001-of-00003.tfrecord: record 11 is damaged; write the shards" in told
     assert not (tmp_path / "m.keras").exists()
