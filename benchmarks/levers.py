@@ -71,9 +71,11 @@ RIVALS = (DEFAULT, "batch in 4 parts", "the same, kernels 6 4 4")
 def write_parameters(lever: Mapping[str, Any], file: Path) -> int:
     """Write a params.yaml for a lever; the units of the extra Dense layer are returned."""
     content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    # What README tells was measured with it; sums of squares are easier to compare than nats.
+    # What README tells was measured so; sums of squares are easier to compare than nats.
     content["loss"]["reconstruction"] = "mse"
-    content["train"] |= {"batch_size": BATCH, "epochs": EPOCHS}
+    content["train"] |= {
+        "batch_size": BATCH, "epochs": EPOCHS, "learning_rate_schedule": "constant",
+    }  # fmt: skip
     for key, value in lever.items():
         if key != "inter_dense":
             section, name = key.split(".")
