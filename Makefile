@@ -23,7 +23,7 @@ fits: $(BIN)/.installed ## tell what fits on a card of VRAM=4GiB, and with BATCH
 	@$(BIN)/python -m facevae.fits "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
 
 test: $(BIN)/.installed-dev ## run the tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

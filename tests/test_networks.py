@@ -166,32 +166,41 @@ def test_sampling_uses_the_noise_it_is_given() -> None:
     np.testing.assert_allclose(outputs["reconstructions"], vae.decoder(z), rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture(params=["plain", "residual"])
-def small(request: pytest.FixtureRequest) -> VAE:
+def _vae(block: str) -> VAE:
     keras.utils.set_random_seed(0)
     return VAE(
-        block=request.param,
+        block=block,
         image_size=16, filters=[4, 8], kernel_sizes=[3, 3], strides=[2, 2], latent_size=5,
         inter_dense=6, activation="relu", dropout=0.2, reconstruction="bce", kl_weight=0.25,
     )  # fmt: skip
 
 
-def test_saved_model_opens_in_a_fresh_process_in_safe_mode(small: VAE, tmp_path: Path) -> None:
+@pytest.fixture(params=["plain", "residual"])
+def small(request: pytest.FixtureRequest) -> VAE:
+    return _vae(request.param)
+
+
+def test_saved_models_open_in_a_fresh_process_in_safe_mode(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((3, 16, 16, 3), dtype=np.float32)
-    for layer in small.encoder.layers + small.decoder.layers:
-        if isinstance(layer, FusedBatchNormalization):  # something that is not the default
-            layer.moving_mean.assign(layer.moving_mean + 0.3)
-    expected = np.asarray(small(images)["reconstructions"])
-    save_model(small, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
+    expected = {}
+    for block in ("plain", "residual"):
+        vae = _vae(block)
+        for layer in vae.encoder.layers + vae.decoder.layers:
+            if isinstance(layer, FusedBatchNormalization):  # something that is not the default
+                layer.moving_mean.assign(layer.moving_mean + 0.3)
+        expected[block] = np.asarray(vae(images)["reconstructions"])
+        save_model(vae, tmp_path / f"{block}.keras")
     script = (
         "import keras, numpy as np, facevae.networks\n"
-        "vae = keras.saving.load_model('model.keras', safe_mode=True)\n"
-        "assert (vae.kl_weight, vae.reconstruction) == (0.25, 'bce')\n"
-        "np.save('decoded.npy', vae(np.load('images.npy'))['reconstructions'])\n"
+        "for block in ('plain', 'residual'):\n"
+        "    vae = keras.saving.load_model(f'{block}.keras', safe_mode=True)\n"
+        "    assert (vae.kl_weight, vae.reconstruction) == (0.25, 'bce')\n"
+        "    np.save(f'{block}.npy', vae(np.load('images.npy'))['reconstructions'])\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    np.testing.assert_array_equal(np.load(tmp_path / "decoded.npy"), expected)
+    for block, decoded in expected.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{block}.npy"), decoded)
 
 
 def test_the_same_model_gives_the_same_file(small: VAE, tmp_path: Path) -> None:

@@ -62,18 +62,10 @@ def test_it_learns(shards: Path) -> None:
     assert losses[-1] < 0.8 * baseline
 
 
-@pytest.mark.parametrize(
-    ("precision", "optimizer"),
-    [
-        ("float32", "adam"),
-        ("bfloat16", "adam"),
-        ("float16", "adam"),
-        ("float32", "sgd"),
-        ("float32", "adafactor"),
-    ],
-)
-def test_deterministic_to_the_bit(shards: Path, precision: str, optimizer: str) -> None:
-    settings: dict[str, Any] = {"dropout": 0.1, "precision": precision, "optimizer": optimizer}
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_deterministic_to_the_bit(shards: Path, precision: str) -> None:
+    """With other optimizers and float16: see tests/test_resume.py."""
+    settings: dict[str, Any] = {"dropout": 0.1, "precision": precision}
     first, first_history = _train(shards, **settings)
     second, second_history = _train(shards, **settings)
     assert first_history == second_history

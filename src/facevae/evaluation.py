@@ -156,7 +156,9 @@ def _of_samples(
     real = _first(shards, "test", count, batch_size)
     fresh = _first(shards, "train", count, batch_size)
     points = prior_points(count, vae.latent_size, _SEED, prior)
-    decode = tf.function(lambda z: vae.decoder(z, training=False), reduce_retracing=True)
+    decode = tf.function(
+        lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
+    )
     starts = range(0, count, batch_size)
     made = np.concatenate([decode(points[start : start + batch_size]) for start in starts])
     others = {"": made, "_floor": fresh}
@@ -218,7 +220,7 @@ def evaluate(
         UserError: `inception_weights` cannot be used.
     """
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def look(batch, position):
         epsilon = noise(0, position, (tf.shape(batch)[0], vae.latent_size))
         sampled = vae({"images": batch, "epsilon": epsilon}, training=False)
