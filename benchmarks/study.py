@@ -21,6 +21,7 @@ FOLDER = PROJECT / ".facevae" / "studies"
 
 # By name, the candidates of a study.
 Candidates = Mapping[str, Mapping[str, Any]]
+CONSTANT = {"train.learning_rate_schedule": "constant"}
 
 
 def _write_parameters(settings: Mapping[str, Any], file: Path) -> None:
