@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
 
 from _stage import load_tensorflow
 from facevae.files import written_whole
-from study import BATCH, CONSTANT, FOLDER, UNITS, Candidates, commands, prepared, train
+from study import BATCH, FOLDER, UNITS, Candidates, commands, prepared, train
 from training import PROJECT
 
 SPLIT = "validation"
@@ -24,12 +24,12 @@ SHOWN = 6  # samples of each
 EXTENT = 6.0  # of z in the picture, on both sides of 0
 
 CANDIDATES: Candidates = {
-    "default": {"loss.reconstruction": "gaussian", "loss.sigma": "learned", **CONSTANT},
-    "mse, weight 1": {"loss.reconstruction": "mse", **CONSTANT},
+    "default": {"loss.reconstruction": "gaussian", "loss.sigma": "learned"},
+    "mse, weight 1": {"loss.reconstruction": "mse"},
     # The series' squared error with its fact of 0.02: see `facevae.losses`.
-    "mse, weight 0.06": {"loss.reconstruction": "mse", "loss.kl_weight": 0.06, **CONSTANT},
-    "mse, weight 0.001": {"loss.reconstruction": "mse", "loss.kl_weight": 0.001, **CONSTANT},
-    "plain autoencoder": {"loss.reconstruction": "mse", "loss.kl_weight": 0.0, **CONSTANT},
+    "mse, weight 0.06": {"loss.reconstruction": "mse", "loss.kl_weight": 0.06},
+    "mse, weight 0.001": {"loss.reconstruction": "mse", "loss.kl_weight": 0.001},
+    "plain autoencoder": {"loss.reconstruction": "mse", "loss.kl_weight": 0.0},
 }
 _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#D55E00")
 
@@ -91,8 +91,8 @@ def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: in
             "# A KL weight near zero, and none",
             "",
             f"The variant with {UNITS} units in the extra Dense layer, {steps:,} steps of batch "
-            f"{BATCH} at a constant learning rate, seed {SEED}, with less and less weight on the "
-            "KL term; measured on the validation split. Points of N(0, I) have a deviation of 1 in "
+            f"{BATCH}, seed {SEED}, with less and less weight on the KL term; measured on the "
+            "validation split. Points of N(0, I) have a deviation of 1 in "
             f"each unit, and a length of {np.sqrt(latent):.1f} in {latent} dimensions. `fitted` "
             "samples are drawn from a Gaussian fitted to the training codes, SWD is in the real "
             "images' normalisation.",

@@ -21,15 +21,24 @@ FOLDER = PROJECT / ".facevae" / "studies"
 
 # By name, the candidates of a study.
 Candidates = Mapping[str, Mapping[str, Any]]
-CONSTANT = {"train.learning_rate_schedule": "constant"}
+TRAINED_BY = ("encoder", "loss", "train")  # sections of params.yaml
 
 
-def _write_parameters(settings: Mapping[str, Any], file: Path) -> None:
+def parameters_with(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What params.yaml has, with some settings in place."""
     content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     for name, value in settings.items():
         section, key = name.split(".")
         content[section][key] = value
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return content
+
+
+def is_trained(place: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether the model in a place was trained so; params.yaml may have changed since."""
+    if not (place / "model.keras").exists():
+        return False
+    before = yaml.safe_load((place / "params.yaml").read_text(encoding="utf-8"))
+    return all(before[section] == parameters[section] for section in TRAINED_BY)
 
 
 def run(*command: object) -> None:
@@ -54,14 +63,16 @@ def prepared(folder: Path) -> Path:
 
 
 def train(settings: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> Path:
-    """The model of some settings, trained if it is not there."""
+    """The model of some settings, trained if it is not there or params.yaml has changed."""
     settings = {
         **settings, "train.batch_size": BATCH, "train.epochs": epochs, "train.seed": seed,
     }  # fmt: skip
     place = folder / "-".join(f"{name}-{value}" for name, value in sorted(settings.items()))
     place.mkdir(exist_ok=True)
-    if not (place / "model.keras").exists():
-        _write_parameters(settings, place / "params.yaml")
+    parameters = parameters_with(settings)
+    if not is_trained(place, parameters):
+        (place / "model.keras").unlink(missing_ok=True)
+        (place / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
         run(
             sys.executable, "stages/train.py", "--params", place / "params.yaml",
             "--shards", folder / "shards", "--inter-dense", UNITS,

@@ -1,9 +1,12 @@
 """The table of the default's choice: what it says of figures that were put in."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from defaults import CANDIDATES, COLUMNS, DEFAULT, FLOOR, PUBLISHED, PYTHAE, Rows, in_words, report
-from study import commands
+from study import commands, is_trained, parameters_with
 
 PRIOR = "mixture"
 BEST = {"bits": 6.0, "psnr": 21.0, "swd": 200.0, "frechet": 3.0}
@@ -68,3 +71,16 @@ def test_commands_of_a_study_set_what_differs() -> None:
     [line] = commands({"tiny": {"loss.kl_weight": 0.001, "train.optimizer": "sgd"}}, epochs=6)
     assert line.startswith("dvc exp run -S data.source=")
     assert "-S train.epochs=6 -S loss.kl_weight=0.001 -S train.optimizer=sgd" in line
+
+
+def test_model_of_a_study_is_kept_until_what_it_was_trained_with_changes(tmp_path: Path) -> None:
+    parameters = parameters_with({"loss.kl_weight": 0.001})
+    assert not is_trained(tmp_path, parameters)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    assert not is_trained(tmp_path, parameters)
+    (tmp_path / "model.keras").touch()
+    assert is_trained(tmp_path, parameters_with({"loss.kl_weight": 0.001}))
+    assert is_trained(tmp_path, parameters_with({"loss.kl_weight": 0.001, "generate.rows": 1}))
+    assert not is_trained(
+        tmp_path, parameters_with({"loss.kl_weight": 0.001, "train.learning_rate": 0.5})
+    )
