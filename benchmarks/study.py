@@ -35,7 +35,7 @@ def parameters_with(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_trained(place: Path, parameters: Mapping[str, Any]) -> bool:
     """Whether the model in a place was trained so; params.yaml may have changed since."""
-    if not (place / "model.keras").exists():
+    if not all((place / name).exists() for name in ("model.keras", "params.yaml")):
         return False
     before = yaml.safe_load((place / "params.yaml").read_text(encoding="utf-8"))
     return all(before[section] == parameters[section] for section in TRAINED_BY)

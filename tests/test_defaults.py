@@ -79,6 +79,9 @@ def test_model_of_a_study_is_kept_until_what_it_was_trained_with_changes(tmp_pat
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
     assert not is_trained(tmp_path, parameters)
     (tmp_path / "model.keras").touch()
+    (tmp_path / "params.yaml").unlink()
+    assert not is_trained(tmp_path, parameters)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), encoding="utf-8")
     assert is_trained(tmp_path, parameters_with({"loss.kl_weight": 0.001}))
     assert is_trained(tmp_path, parameters_with({"loss.kl_weight": 0.001, "generate.rows": 1}))
     assert not is_trained(
