@@ -52,7 +52,7 @@ bench-levers: $(BIN)/.installed ## measure what each way to less memory saves an
 bench-quality: $(BIN)/.installed-dev ## measure what the figures of generated images cost
 	$(BIN)/python benchmarks/quality.py
 
-bench-defaults: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and beside pythae (45 minutes)
+bench-defaults: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and beside pythae (75 minutes)
 	$(BIN)/python benchmarks/defaults.py
 
 kl-weights: $(BIN)/.installed ## measure a KL weight near zero beside the plain autoencoder (15 minutes)
