@@ -49,7 +49,7 @@ bench-memory: $(BIN)/.installed ## measure training steps' memory beside the led
 bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (45 minutes)
 	$(BIN)/python benchmarks/levers.py
 
-bench-quality: $(BIN)/.installed-dev ## measure what the figures of generated images cost
+bench-quality: $(BIN)/.installed-dev ## measure what the figures of generated images cost (8 minutes)
 	$(BIN)/python benchmarks/quality.py
 
 bench-defaults: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and beside pythae (75 minutes)
