@@ -21,6 +21,7 @@ from facevae.memory_report import (
 )
 from facevae.page import CHARTS, STUDIES
 from facevae.parameters import VARIANTS, Parameters
+from facevae.plots import FIRST, SECOND, Curve, save_curves
 from facevae.tables import rows_csv
 
 SOURCE = "data/<script>alert('1')</script> & more"
@@ -168,6 +169,20 @@ def test_page_shows_the_studies_and_that_they_are_not_of_this_run(project: Path,
         assert f"<h4>The commands of {name}</h4>" in studies
         assert f"dvc exp run -S a=1   # {name}\n</code></pre>" in studies
         assert f"<code>make {study.target}</code>" in studies
+
+
+def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
+    epochs = np.arange(1, 6)
+    above = Curve("above", epochs, 500.0 - epochs, FIRST)
+    below = Curve("below", epochs, 10_000.0 - 8_000.0 * epochs, SECOND)
+    panels = {"above": [above], "below": [below]}  # the legend, in colours, is of the first alone
+    save_curves(panels, tmp_path / "loss.png", title="loss", x_label="epoch")
+    with Image.open(tmp_path / "loss.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    colour = [int(SECOND[i : i + 2], 16) for i in (1, 3, 5)]
+    drawn = np.flatnonzero((pixels == colour).all(axis=2).any(axis=1))
+    assert drawn.size
+    assert np.ptp(drawn) > 0.25 * len(pixels)  # over the height of its panel
 
 
 def test_page_studies_name_make_targets_and_are_listed(project: Path) -> None:

@@ -236,7 +236,9 @@ def save_curves(
     for axes, (label, curves) in zip(rows, panels.items(), strict=True):
         _draw(axes, curves)
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        # The loss of a Gaussian Decoder is a density's, and falls below 0.
+        if all(np.min(curve.values) >= 0 for curve in curves):
+            axes.set_ylim(bottom=0)
     rows[0].legend(frameon=False, fontsize=9)
     rows[-1].set_xlabel(x_label)
     _save(figure, path)
