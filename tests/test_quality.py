@@ -384,7 +384,7 @@ def test_metric_bounds_against_the_integral(vae: VAE) -> None:
 
     limit = bits_per_dimension(marginal, image.size)
     tight = importance_weighted_bits_per_dimension(
-        vae, copies[:400], sigma=sigma, samples=64, seed=1
+        vae, copies[:128], sigma=sigma, samples=64, seed=1
     )
     error = tight.std() / np.sqrt(len(tight))
     assert abs(tight.mean() - limit) <= 5 * error + 0.05 * (expected - limit)
