@@ -211,7 +211,8 @@ def test_quality_swd_of_known_sets(random: np.random.Generator) -> None:
     """
     real = random.random((40, 16, 16, 3)).astype(np.float32)
     got = sliced_wasserstein(real, real)
-    assert got == ({16: 0.0}, {16: 0.0})
+    # Some processors' matrix products round a row by the number of rows: 1e-5 on AMD's Zen 3.
+    assert got == (pytest.approx({16: 0.0}, abs=1e-3), pytest.approx({16: 0.0}, abs=1e-3))
     moved = real + np.array([0.1, 0.0, 0.0], np.float32)
     got = sliced_wasserstein(real, moved)
     assert got.published[16] < 0.01

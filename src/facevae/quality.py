@@ -260,8 +260,9 @@ def sliced_wasserstein(
     Karras et al. 2017, arXiv 1710.10196, section 5: 128 patches of 7 x 7 pixels an image, of the
     Laplacian pyramid down to 16 pixels, each channel normalised; the mean over 512 random
     directions of the Wasserstein-1 distance of the patches projected onto them. A level's patches
-    lie at the same places in both sets, so that a set is at distance 0 from itself. Fresh real
-    images are not: the distance falls with the count, and compares at equal counts only.
+    lie at the same places in both sets, so that the distance of a set to itself is 0, up to the
+    rounding of float32 (below 1e-3). Between two sets of real images it is not: the distance falls
+    with the count, and compares at equal counts only.
 
     What it holds is the patches of a level, two thirds of the size of 96-pixel images in float32,
     and 256 MiB of projections.
