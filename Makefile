@@ -14,13 +14,13 @@ repro: $(BIN)/.installed check ## set up the environment and run the whole pipel
 	$(DVC) repro
 
 celeba: $(BIN)/.installed ## fetch CelebA into data/celeba, or FOLDER=..., and verify it
-	@$(BIN)/python -m facevae.download "$(FOLDER)"
+	@$(BIN)/python -m facevae.data.download "$(FOLDER)"
 
 check: $(BIN)/.installed ## check params.yaml without running anything
-	@$(BIN)/python -m facevae.parameters
+	@$(BIN)/python -m facevae.common.parameters
 
 fits: $(BIN)/.installed ## tell what fits on a card of VRAM=4GiB, and with BATCH=256 how to make that fit
-	@$(BIN)/python -m facevae.fits "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
+	@$(BIN)/python -m facevae.memory.cli "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
 
 test: $(BIN)/.installed-dev ## run the tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

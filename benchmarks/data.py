@@ -25,10 +25,10 @@ import psutil
 import yaml
 from PIL import Image
 
-from facevae.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, ImageReader, list_images
-from facevae.preparation import ImageSettings, square_image
-from facevae.shards import read_manifest
-from facevae.synthetic import synthesize
+from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, ImageReader, list_images
+from facevae.data.preparation import ImageSettings, square_image
+from facevae.data.synthetic import synthesize
+from facevae.shards.records import read_manifest
 
 PROJECT = Path(__file__).resolve().parent.parent
 SETTINGS = ImageSettings(148, "bilinear", 96)  # params.yaml's
@@ -166,7 +166,7 @@ def tf_data_rate(jpegs: list[bytes], folder: Path, count: int) -> float:
 
 def reading_rate(shards: Path, batches: int = 300) -> float:
     """Images/s of shuffled training batches of 128, from the first one on."""
-    from facevae.datasets import Shards, training_batches
+    from facevae.shards.batches import Shards, training_batches
 
     opened = Shards(shards)
     endless = itertools.chain.from_iterable(
@@ -184,10 +184,10 @@ def reading_cost(shards: Path, rounds: int = 7, steps: int = 8) -> float:
     """Time of training steps fed from shards over that of steps on one batch in memory."""
     import tensorflow as tf
 
-    from facevae.datasets import Shards, training_batches
-    from facevae.networks import VAE
-    from facevae.optimizers import FusedAdam
-    from facevae.training import training_step
+    from facevae.model.vae import VAE
+    from facevae.shards.batches import Shards, training_batches
+    from facevae.training.optimizers import FusedAdam
+    from facevae.training.step import training_step
 
     vae = VAE(image_size=96, inter_dense=256)
     step = training_step(vae, FusedAdam(1e-4))
@@ -229,8 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=FULL, help="of the large archive")
     count = parser.parse_args().images
-    sys.path.insert(0, str(PROJECT / "stages"))
-    from _stage import load_tensorflow
+    from facevae.common.runtime import load_tensorflow
 
     load_tensorflow()
     with tempfile.TemporaryDirectory() as name:

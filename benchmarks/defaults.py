@@ -8,18 +8,15 @@ split. What is trained stays in the folder, and is not trained again.
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
-
-from _stage import load_tensorflow
-from facevae.files import written_whole
-from facevae.parameters import load_parameters
+from facevae.common.files import atomic_write
+from facevae.common.parameters import load_parameters
+from facevae.common.runtime import load_tensorflow
 from study import BATCH, FOLDER, UNITS, Candidates, commands, prepared, run, train
 from training import PEERS, PROJECT
 
@@ -89,7 +86,7 @@ class Made(NamedTuple):
 
 def train_pythae(shards: Any, held_out: np.ndarray, seed: int, epochs: int, folder: Path) -> Made:
     """What the peer makes, as `Made`, trained if it is not there."""
-    from facevae.datasets import images
+    from facevae.shards.batches import images
 
     file = folder / f"pythae-seed-{seed}-epochs-{epochs}.npz"
     if not file.exists():
@@ -108,20 +105,22 @@ def made_by(model: Path, shards: Any, held_out: np.ndarray) -> dict[str, Made]:
     """What one of our models makes, by the prior of its samples."""
     import keras
 
-    from facevae.datasets import images
-    from facevae.generation import reconstructions, samples
-    from facevae.latents import codes, sampled
-    from facevae.losses import kl_per_unit, squared_error
-    from facevae.model_files import load_model
-    from facevae.priors import fit_prior, normal_prior
+    from facevae.latent.codes import encode_dataset, sample_posterior
+    from facevae.latent.generation import reconstructions, samples
+    from facevae.latent.priors import fit_prior, normal_prior
+    from facevae.model.losses import kl_per_unit, squared_error
+    from facevae.model.saving import load_model
+    from facevae.shards.batches import images
 
     vae = load_model(model)
-    mu, log_var = codes(vae, [held_out])
-    of_sampled = keras.ops.convert_to_numpy(vae.decoder(sampled(mu, log_var, 0), training=False))
+    mu, log_var = encode_dataset(vae, [held_out])
+    of_sampled = keras.ops.convert_to_numpy(
+        vae.decoder(sample_posterior(mu, log_var, 0), training=False)
+    )
     errors = keras.ops.convert_to_numpy(squared_error(held_out, of_sampled))
     kl = keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).sum(axis=1)
     reconstructed = reconstructions(vae, held_out)
-    z = sampled(*codes(vae, images(shards, "train", BATCH)), 0)
+    z = sample_posterior(*encode_dataset(vae, images(shards, "train", BATCH)), 0)
     made = {}
     for name in PRIORS:
         prior = normal_prior(vae.latent_size) if name == "normal" else fit_prior(name, z)
@@ -136,15 +135,11 @@ def figures(made: Made, held_out: np.ndarray, network: Any) -> dict[str, float]:
     The bits per dimension are those of a Gaussian Decoder with the sigma that is best for the very
     images, whatever the loss was, so that they compare.
     """
-    from facevae.attributes import features
-    from facevae.evaluation import psnr
-    from facevae.likelihood import bits_per_dimension, log_density
-    from facevae.quality import (
-        frechet_distance,
-        precision_and_recall,
-        sharpness_ratio,
-        sliced_wasserstein,
-    )
+    from facevae.evaluation.attribute_classifier import features
+    from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
+    from facevae.evaluation.image_metrics import psnr, sharpness_ratio
+    from facevae.evaluation.likelihood import bits_per_dimension, log_density
+    from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 
     dimensions = held_out[0].size
     errors = made.errors.astype(np.float64)
@@ -167,13 +162,13 @@ def figures(made: Made, held_out: np.ndarray, network: Any) -> dict[str, float]:
 def measure(folder: Path, epochs: int, seeds: list[int]) -> Rows:
     """Figures of every row of the table, of every seed; and a picture of samples each."""
     load_tensorflow()
-    from facevae.attributes import load_network
-    from facevae.datasets import Shards, images
-    from facevae.pictures import save_grid
+    from facevae.evaluation.attribute_classifier import load_classifier
+    from facevae.plotting.grids import save_grid
+    from facevae.shards.batches import Shards, images
 
     shards = Shards(prepared(folder))
     held_out = np.concatenate([batch.numpy() for batch in images(shards, SPLIT, BATCH)])
-    network = load_network(folder / "attributes")
+    network = load_classifier(folder / "attributes")
     rows: Rows = {}
     for name in (*CANDIDATES, PYTHAE):
         for seed in seeds if name in RIVALS else seeds[:1]:
@@ -282,12 +277,12 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = measure(options.folder.resolve(), options.epochs, options.seeds)
-    from facevae.datasets import Shards, steps_per_epoch
+    from facevae.shards.batches import Shards, steps_per_epoch
 
     steps = options.epochs * steps_per_epoch(Shards(options.folder / "shards"), BATCH)
     prior = load_parameters(PROJECT / "params.yaml").generate.prior
     text = report(rows, prior, steps, options.seeds, options.epochs)
-    with written_whole(options.report) as temporary:
+    with atomic_write(options.report) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
 

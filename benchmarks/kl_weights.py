@@ -5,16 +5,13 @@ same number of steps (see `study.py`) and measured on the validation split.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
-
-from _stage import load_tensorflow
-from facevae.files import written_whole
+from facevae.common.files import atomic_write
+from facevae.common.runtime import load_tensorflow
 from study import BATCH, FOLDER, UNITS, Candidates, commands, prepared, train
 from training import PROJECT
 
@@ -26,7 +23,7 @@ EXTENT = 6.0  # of z in the picture, on both sides of 0
 CANDIDATES: Candidates = {
     "default": {"loss.reconstruction": "gaussian", "loss.sigma": "learned"},
     "mse, weight 1": {"loss.reconstruction": "mse"},
-    # The series' squared error with its fact of 0.02: see `facevae.losses`.
+    # The series' squared error with its fact of 0.02: see `facevae.model.losses`.
     "mse, weight 0.06": {"loss.reconstruction": "mse", "loss.kl_weight": 0.06},
     "mse, weight 0.001": {"loss.reconstruction": "mse", "loss.kl_weight": 0.001},
     "plain autoencoder": {"loss.reconstruction": "mse", "loss.kl_weight": 0.0},
@@ -38,16 +35,17 @@ def measured(vae: Any, held_out: np.ndarray, train_images: Any, network: Any) ->
     """Where a model's z-points lie, and what becomes of random ones."""
     import keras
 
-    from facevae.attributes import features
-    from facevae.evaluation import psnr
-    from facevae.generation import reconstructions, samples
-    from facevae.latents import codes, sampled
-    from facevae.losses import kl_per_unit
-    from facevae.priors import fit_prior
-    from facevae.quality import frechet_distance, sliced_wasserstein
+    from facevae.evaluation.attribute_classifier import features
+    from facevae.evaluation.feature_metrics import frechet_distance
+    from facevae.evaluation.image_metrics import psnr
+    from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
+    from facevae.latent.codes import encode_dataset, sample_posterior
+    from facevae.latent.generation import reconstructions, samples
+    from facevae.latent.priors import fit_prior
+    from facevae.model.losses import kl_per_unit
 
-    mu, log_var = codes(vae, [held_out])
-    z = sampled(mu, log_var, SEED)
+    mu, log_var = encode_dataset(vae, [held_out])
+    z = sample_posterior(mu, log_var, SEED)
     deviations = mu.std(axis=0)
     found: dict[str, Any] = {
         "z": z,
@@ -58,7 +56,7 @@ def measured(vae: Any, held_out: np.ndarray, train_images: Any, network: Any) ->
         "kl": float(keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).sum(axis=1).mean()),
         "psnr": float(np.mean(psnr(held_out, reconstructions(vae, held_out)))),
     }
-    fitted = fit_prior("gaussian", sampled(*codes(vae, train_images), SEED))
+    fitted = fit_prior("gaussian", sample_posterior(*encode_dataset(vae, train_images), SEED))
     real = features(network, held_out)
     for name, prior in (("normal", None), ("gaussian", fitted)):
         pictures = samples(vae, len(held_out), seed=SEED, prior=prior)
@@ -109,9 +107,10 @@ def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: in
 
 def save_pictures(found: dict[str, dict[str, Any]], folder: Path) -> None:
     """Samples, a column for each candidate and prior; and histograms of z."""
-    from facevae.densities import normal_density
-    from facevae.pictures import save_grid
-    from facevae.plots import REFERENCE, Curve, save_curves
+    from scipy import stats
+
+    from facevae.plotting.charts import REFERENCE, Curve, save_curves
+    from facevae.plotting.grids import save_grid
 
     columns = {
         "\n".join([*name.split(", "), source]): of[prior]["samples"]
@@ -129,7 +128,7 @@ def save_pictures(found: dict[str, dict[str, Any]], folder: Path) -> None:
         for (name, of), colour in zip(found.items(), _COLOURS, strict=True)
     ]  # fmt: skip
     fine = np.linspace(-EXTENT, EXTENT, 400)
-    normal = Curve("N(0, 1)", fine, normal_density(fine), REFERENCE, dashed=True)
+    normal = Curve("N(0, 1)", fine, stats.norm.pdf(fine), REFERENCE, dashed=True)
     save_curves(
         {"density": [*curves, normal]},
         folder / "kl_weights_z.png",
@@ -147,13 +146,13 @@ def main() -> None:
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     load_tensorflow()
-    from facevae.attributes import load_network
-    from facevae.datasets import Shards, images, steps_per_epoch
-    from facevae.model_files import load_model
+    from facevae.evaluation.attribute_classifier import load_classifier
+    from facevae.model.saving import load_model
+    from facevae.shards.batches import Shards, images, steps_per_epoch
 
     shards = Shards(prepared(folder))
     held_out = np.concatenate([batch.numpy() for batch in images(shards, SPLIT, BATCH)])
-    network = load_network(folder / "attributes")
+    network = load_classifier(folder / "attributes")
     found, latent = {}, 0
     for name, settings in CANDIDATES.items():
         vae = load_model(train(settings, SEED, options.epochs, folder))
@@ -161,7 +160,7 @@ def main() -> None:
         found[name] = measured(vae, held_out, images(shards, "train", BATCH), network)
     steps = options.epochs * steps_per_epoch(shards, BATCH)
     text = report(found, latent, steps, options.epochs)
-    with written_whole(options.report / "kl_weights.md") as temporary:
+    with atomic_write(options.report / "kl_weights.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     save_pictures(found, options.report)
     print(text)

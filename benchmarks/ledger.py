@@ -1,6 +1,6 @@
 """The ledger of a training step's memory beside what the step is measured to take.
 
-Every configuration is trained in fresh processes. See `facevae.memory_measurement` for what is
+Every configuration is trained in fresh processes. See `facevae.measurement.step_peak` for what is
 measured.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from facevae.memory import ledger
-from facevae.memory_measurement import measured_peaks
-from facevae.parameters import load_parameters
+from facevae.common.parameters import load_parameters
+from facevae.measurement.step_peak import measure_peaks
+from facevae.memory.ledger import ledger
 
 MIB = 2**20
 IMAGE_SIZE = 96
@@ -75,7 +75,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 def arguments(name: str) -> dict[str, Any]:
-    """What `ledger` and `measured_peaks` take, for one of the configurations."""
+    """What `ledger` and `measure_peaks` take, for one of the configurations."""
     project = Path(__file__).resolve().parent.parent
     parameters = load_parameters(project / "params.yaml")
     changes = dict(CONFIGURATIONS[name])
@@ -97,8 +97,7 @@ def arguments(name: str) -> dict[str, Any]:
 def measured(names: list[str], **settings: Any) -> Iterator[int]:
     """The peaks of some configurations, bytes; two processes at a time."""
     halves = [
-        measured_peaks([arguments(name) for name in names[first::2]], **settings)
-        for first in (0, 1)
+        measure_peaks([arguments(name) for name in names[first::2]], **settings) for first in (0, 1)
     ]
     for number in range(len(names)):
         yield next(halves[number % 2])

@@ -17,12 +17,10 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
-
-from _stage import load_tensorflow
-from facevae.memory import ledger
-from facevae.memory_measurement import measured_peak
-from facevae.parameters import Parameters, load_parameters
+from facevae.common.parameters import Parameters, load_parameters
+from facevae.common.runtime import load_tensorflow
+from facevae.measurement.step_peak import measure_peak
+from facevae.memory.ledger import ledger
 from training import PROJECT, prepared, serve_training
 from worker import Candidate, ratio, take_turns
 
@@ -87,11 +85,12 @@ def write_parameters(lever: Mapping[str, Any], file: Path) -> int:
 def serve_steps(parameters: Parameters, shards: Path, inter_dense: int) -> None:
     """Take training steps, as the train stage does."""
     load_tensorflow()
-    from facevae.determinism import make_repeatable
-    from facevae.optimizers import build_optimizer
-    from facevae.training import build_vae, training_step
+    from facevae.common.runtime import enable_determinism
+    from facevae.model.vae import build_vae
+    from facevae.training.optimizers import build_optimizer
+    from facevae.training.step import training_step
 
-    make_repeatable(1)
+    enable_determinism(1)
     train = parameters.train
     vae = build_vae(
         parameters.encoder,
@@ -151,7 +150,7 @@ def print_memory_and_speed(shards: Path, folder: Path) -> None:
             "image_size": parameters.data.image_size,
             "inter_dense": units[lever],
         }
-        peaks[lever] = measured_peak(**step) / MIB
+        peaks[lever] = measure_peak(**step) / MIB
         middle, low, high = ratio(rates[lever], rates[DEFAULT])
         print(
             f"| {lever} | {ledger(**step).peak / MIB:.0f} | {peaks[lever]:.0f} "

@@ -5,7 +5,6 @@ long as the attribute network, sees a few of them only, and its time is reckoned
 """
 
 import argparse
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,25 +42,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000, help="in each set")
     count = parser.parse_args().images
-    sys.path.insert(0, str(PROJECT / "stages"))
-    from _stage import load_tensorflow
+    from facevae.common.runtime import load_tensorflow
 
     load_tensorflow()
     import keras
 
-    from facevae.attributes import AttributeNetwork, features
-    from facevae.inception import inception_features
-    from facevae.quality import (
-        diversity,
-        frechet_distance,
-        precision_and_recall,
-        sharpness,
-        sliced_wasserstein,
-    )
+    from facevae.evaluation.attribute_classifier import AttributeClassifier, features
+    from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
+    from facevae.evaluation.image_metrics import diversity, sharpness
+    from facevae.evaluation.inception import inception_features
+    from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 
     random = np.random.default_rng(0)
     real, made = (random.random((count, SIDE, SIDE, 3), np.float32) for _ in range(2))
-    network = AttributeNetwork(SIDE, 40)
+    network = AttributeClassifier(SIDE, 40)
     of_real, of_made = features(network, real), features(network, made)
     print(f"| two sets of {count:,} images of {SIDE} pixels | seconds | MiB above the sets |")
     print("| --- | ---: | ---: |")

@@ -13,9 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
-
-from _stage import load_tensorflow
+from facevae.common.runtime import load_tensorflow
 from training import BATCH, INTER_DENSE, prepared, serve_training
 from worker import Candidate, ratio, take_turns
 
@@ -25,20 +23,20 @@ ROUNDS = 15
 # Where each is used, and what of Keras takes its place.
 REWRITES = {
     "fused batch normalisation": (
-        "facevae.networks",
+        "facevae.model.networks",
         {"FusedBatchNormalization": "layers.BatchNormalization"},
     ),
-    "fused Adam": ("facevae.optimizers", {"FusedAdam": "optimizers.Adam"}),
+    "fused Adam": ("facevae.training.optimizers", {"FusedAdam": "optimizers.Adam"}),
     "no bias gradients in front of a normalisation": (
-        "facevae.networks",
+        "facevae.model.networks",
         {
-            "NormalizedConv2D": "layers.Conv2D",
-            "NormalizedConv2DTranspose": "layers.Conv2DTranspose",
+            "ZeroBiasGradConv2D": "layers.Conv2D",
+            "ZeroBiasGradConv2DTranspose": "layers.Conv2DTranspose",
         },
     ),
     "leaky ReLU whose gradient reads the output": (
-        "facevae.networks",
-        {"lean_leaky_relu": "activations.leaky_relu"},
+        "facevae.model.networks",
+        {"output_grad_leaky_relu": "activations.leaky_relu"},
     ),
 }
 
@@ -57,12 +55,12 @@ def serve_steps(shards: Path, batch_size: int, left_out: list[str]) -> None:
     for rewrite in left_out:
         _leave_out(rewrite)
 
-    from facevae.determinism import make_repeatable
-    from facevae.networks import VAE
-    from facevae.optimizers import build_optimizer
-    from facevae.training import training_step
+    from facevae.common.runtime import enable_determinism
+    from facevae.model.vae import VAE
+    from facevae.training.optimizers import build_optimizer
+    from facevae.training.step import training_step
 
-    make_repeatable(1)
+    enable_determinism(1)
     vae = VAE(image_size=96, inter_dense=INTER_DENSE)
     step = training_step(vae, build_optimizer("adam", 1e-3, "float32"))
     serve_training(step, vae, shards, batch_size)

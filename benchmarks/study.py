@@ -47,7 +47,7 @@ def run(*command: object) -> None:
 
 def prepared(folder: Path) -> Path:
     """All shards of the images, and the attribute network trained on them."""
-    from facevae.preparation import ImageSettings, prepare
+    from facevae.data.preparation import ImageSettings, prepare
 
     shards = folder / "shards"
     if not shards.exists():

@@ -19,10 +19,10 @@ import dvc.api  # type: ignore[import-untyped]
 from dvc.exceptions import NotDvcRepoError  # type: ignore[import-untyped]
 from scipy import stats
 
-from facevae.files import written_whole
-from facevae.memory import ledger
-from facevae.parameters import load_parameters
-from facevae.plots import save_labelled_points
+from facevae.common.files import atomic_write
+from facevae.common.parameters import load_parameters
+from facevae.memory.ledger import ledger
+from facevae.plotting.charts import save_labelled_points
 
 UNITS = (64, 128, 256, 512)
 BATCH = 128
@@ -252,7 +252,7 @@ def main() -> None:
     train(options.seeds, options.settings)
     found = results(options.seeds)
     text = report(found, options.seeds, options.settings)
-    with written_whole(options.folder / "inter_dense.md") as temporary:
+    with atomic_write(options.folder / "inter_dense.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     save_picture(found, options.folder / "inter_dense.png")
     print(text)

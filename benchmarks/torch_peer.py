@@ -26,7 +26,7 @@ def _activate(channels: int) -> list[nn.Module]:
 
 
 class VAE(nn.Module):
-    """What `facevae.networks.VAE` computes, channels first."""
+    """What `facevae.model.vae.VAE` computes, channels first."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,9 +20,7 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "stages"))
-
-from _stage import load_tensorflow
+from facevae.common.runtime import load_tensorflow
 from worker import Candidate, ratio, serve, take_turns
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +39,7 @@ MATRIX = 4096
 
 def drawn_or_real(folder: Path) -> Path:
     """FACEVAE_CELEBA, or drawn faces, 3,180 of them for training."""
-    from facevae.synthetic import synthesize
+    from facevae.data.synthetic import synthesize
 
     source = Path(os.environ.get("FACEVAE_CELEBA") or folder / "drawn")
     if not source.exists():
@@ -51,7 +49,7 @@ def drawn_or_real(folder: Path) -> Path:
 
 def prepared(folder: Path) -> Path:
     """Shards of 96x96 images, 3,180 of them for training."""
-    from facevae.preparation import ImageSettings, prepare
+    from facevae.data.preparation import ImageSettings, prepare
 
     source = drawn_or_real(folder)
     limits = {"train": EPOCH, "validation": 128, "test": 128}
@@ -64,7 +62,7 @@ def serve_training(step: Callable, vae: Any, folder: Path, batch_size: int) -> N
     """Take training steps, fed from a folder of shards."""
     import tensorflow as tf
 
-    from facevae.datasets import Shards, training_batches
+    from facevae.shards.batches import Shards, training_batches
 
     shards = Shards(folder)
 
@@ -89,13 +87,13 @@ def serve_ours(options: argparse.Namespace) -> None:
     """The steps that the train stage takes."""
     load_tensorflow()
 
-    from facevae.determinism import make_repeatable
-    from facevae.networks import VAE
-    from facevae.optimizers import build_optimizer
-    from facevae.training import training_step
+    from facevae.common.runtime import enable_determinism
+    from facevae.model.vae import VAE
+    from facevae.training.optimizers import build_optimizer
+    from facevae.training.step import training_step
 
     if options.repeatable:
-        make_repeatable(1)
+        enable_determinism(1)
     vae = VAE(image_size=96, inter_dense=options.inter_dense, precision=options.precision)
     step = training_step(vae, build_optimizer("adam", 1e-3, options.precision))
     serve_training(step, vae, options.shards, options.batch_size)
@@ -120,9 +118,9 @@ def serve_matrix_product() -> None:
 
 def first_step(arguments: list[str]) -> None:
     """Run the train stage and leave after its first step."""
-    import facevae.training
+    import facevae.training.loop
 
-    training_step = facevae.training.training_step
+    training_step = facevae.training.loop.training_step
 
     def stopping(*built_from: Any, **settings: Any) -> Any:
         step = training_step(*built_from, **settings)
@@ -133,7 +131,7 @@ def first_step(arguments: list[str]) -> None:
 
         return first
 
-    facevae.training.training_step = stopping
+    facevae.training.loop.training_step = stopping
     sys.argv = ["train.py", *arguments]
     runpy.run_path(str(PROJECT / "stages" / "train.py"), run_name="__main__")
 

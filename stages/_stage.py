@@ -1,27 +1,25 @@
-"""What all stages share: their command line, how they fail, and a quiet TensorFlow."""
+"""What all stages share: their command line, how they fail, and where unfinished work is kept."""
 
 import argparse
-import contextlib
 import errno
-import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 # The library beside this file, not an installed one: it is what DVC has listed and hashed, also in
 # the copies of the project that `dvc exp run --temp` and the queue make.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from tqdm import tqdm
+from facevae.common.errors import StoppedError, UserError
+from facevae.common.parameters import Parameters, load_parameters
 
-from facevae.errors import StoppedError, UserError
-from facevae.files import written_whole
-from facevae.parameters import Parameters, load_parameters
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 def arguments(description: str, **options: dict[str, Any]) -> tuple[argparse.Namespace, Parameters]:
@@ -84,12 +82,6 @@ def _restore_outputs() -> None:
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a metrics file, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 _caught: list[int] = []
 
 
@@ -116,67 +108,8 @@ def state_folder() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / ".facevae"
 
 
-def loaded_code() -> list[Path]:
-    """The source files of stages and library that this process has imported so far."""
-    stages = Path(__file__).resolve().parent
-    homes = (stages, stages.parent / "src")
-    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    files = [Path(file).resolve() for file in loaded if file]
-    return [file for file in files if any(file.is_relative_to(home) for home in homes)]
-
-
-def progress_bar(description: str, unit: str, total: int, done: int = 0) -> tqdm:
-    """A bar on standard error: live on a terminal, refreshed every half minute in a log.
-
-    What was `done` before does not count in its rate.
-    """
-    live = sys.stderr.isatty()
-    return tqdm(
-        desc=description,
-        unit=unit,
-        total=total,
-        initial=done,
-        mininterval=0.2 if live else 30,
-        maxinterval=1 if live else 60,
-        dynamic_ncols=live,
-    )
-
-
-@contextlib.contextmanager
-def counting(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total), shown from the first call on."""
-    with contextlib.ExitStack() as stack:
-        bar: tqdm | None = None
-
-        def report(done: int, total: int) -> None:
-            nonlocal bar
-            bar = bar or stack.enter_context(progress_bar(description, unit, total))
-            bar.update(done - bar.n)
-
-        yield report
-
-
-def load_tensorflow() -> None:
-    """Import TensorFlow without its start-up messages, which come from before any log level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    # Keras imports these where it finds them, for functions that no stage calls: two seconds.
-    unneeded = [name for name in ("matplotlib", "scipy", "sklearn") if name not in sys.modules]
-    for name in unneeded:
-        sys.modules[name] = None  # type: ignore[assignment]
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        except BaseException:
-            messages.seek(0)
-            os.write(terminal, messages.read())
-            raise
-        finally:
-            for name in unneeded:
-                del sys.modules[name]
-            os.dup2(terminal, 2)
-            os.close(terminal)
+def code_of(stage: str) -> list[str]:
+    """The files and folders of code that dvc.yaml lists for a stage, relative to `PROJECT`."""
+    entry = yaml.safe_load((PROJECT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    deps = entry.get("do", entry)["deps"]
+    return [dep for dep in deps if dep.startswith(("src/", "stages/"))]

@@ -1,7 +1,8 @@
 """Train a small network on the faces' attributes; its features measure samples against faces."""
 
-from _stage import arguments, counting, load_tensorflow, run, write_json
-from facevae.files import written_whole
+from _stage import arguments, run
+from facevae.common.files import atomic_write, write_json
+from facevae.common.runtime import counting, load_tensorflow
 
 
 def main() -> None:
@@ -13,18 +14,18 @@ def main() -> None:
     )
 
     load_tensorflow()
-    from facevae.attributes import save_network, summary, train_network
-    from facevae.datasets import Shards
-    from facevae.determinism import make_repeatable
+    from facevae.common.runtime import enable_determinism
+    from facevae.evaluation.attribute_classifier import save_classifier, summary, train_classifier
+    from facevae.shards.batches import Shards
 
-    make_repeatable(0)
+    enable_determinism(0)
     shards, network = Shards(options.shards), None
     with shards, counting("Learning attributes", " images") as progress:
         if shards.attributes:
-            network = train_network(shards, progress=progress)
+            network = train_classifier(shards, progress=progress)
         metrics = summary(shards, network)
-    with written_whole(options.network) as folder:
-        save_network(network, shards.attributes, folder)
+    with atomic_write(options.network) as folder:
+        save_classifier(network, shards.attributes, folder)
     write_json(options.metrics, metrics)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from _stage import arguments, run
-from facevae.comparison import comparison_csv, comparison_markdown, comparison_rows
-from facevae.files import written_whole
-from facevae.parameters import VARIANTS
+from facevae.common.files import write_text
+from facevae.common.parameters import VARIANTS
+from facevae.reports.comparison import comparison_csv, comparison_markdown, comparison_rows
 
 
 def _measured(folder: Path, variant: str) -> dict[str, Any]:
@@ -25,11 +25,8 @@ def main() -> None:
     )
     direct, inter_dense = (_measured(options.metrics, variant) for variant in VARIANTS)
     rows = comparison_rows(direct, inter_dense)
-    with written_whole(options.csv) as temporary:
-        temporary.write_text(comparison_csv(rows), encoding="utf-8")
-    with written_whole(options.markdown) as temporary:
-        report = comparison_markdown(parameters, rows, direct, inter_dense)
-        temporary.write_text(report, encoding="utf-8")
+    write_text(options.csv, comparison_csv(rows))
+    write_text(options.markdown, comparison_markdown(parameters, rows, direct, inter_dense))
 
 
 if __name__ == "__main__":

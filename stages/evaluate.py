@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from _stage import arguments, counting, load_tensorflow, run, write_json
+from _stage import arguments, run
+from facevae.common.files import write_json
+from facevae.common.runtime import counting, load_tensorflow
 
 
 def main() -> None:
@@ -21,16 +23,16 @@ def main() -> None:
     inception_weights = None if weights is None else Path(weights)
 
     load_tensorflow()
-    from facevae.attributes import load_network
-    from facevae.cost import measure_training
-    from facevae.datasets import Shards
-    from facevae.determinism import make_repeatable
-    from facevae.evaluation import evaluate
-    from facevae.inception import check_inception_weights
-    from facevae.model_files import load_model
-    from facevae.priors import load_prior
+    from facevae.common.runtime import enable_determinism
+    from facevae.evaluation.attribute_classifier import load_classifier
+    from facevae.evaluation.evaluate import evaluate
+    from facevae.evaluation.inception import check_inception_weights
+    from facevae.latent.priors import load_prior
+    from facevae.measurement.cost import measure_training
+    from facevae.model.saving import load_model
+    from facevae.shards.batches import Shards
 
-    make_repeatable(0)
+    enable_determinism(0)
     if inception_weights is not None:  # before minutes are spent
         check_inception_weights(inception_weights)
     shards = Shards(options.shards)
@@ -50,7 +52,7 @@ def main() -> None:
             shards,
             batch_size=part,
             prior=load_prior(options.prior),
-            attribute_network=load_network(options.attributes),
+            attribute_classifier=load_classifier(options.attributes),
             inception_weights=inception_weights,
             progress=progress,
         )

@@ -1,8 +1,9 @@
 """Draw what a trained VAE generates and makes of held-out faces, and say where its z lie."""
 
-from _stage import arguments, load_tensorflow, run
-from facevae.errors import UserError
-from facevae.files import written_whole
+from _stage import arguments, run
+from facevae.common.errors import UserError
+from facevae.common.files import write_text
+from facevae.common.runtime import load_tensorflow
 
 _BATCH_SIZE = 64  # little memory; larger ones are hardly faster
 _LABELLED_BATCHES = 313  # about 20,000 training images tell a mean as well as all would
@@ -31,23 +32,23 @@ def main() -> None:
     load_tensorflow()
     import numpy as np
 
-    from facevae.datasets import Shards, images
-    from facevae.determinism import make_repeatable
-    from facevae.generation import interpolations, reconstructions, samples, with_directions
-    from facevae.latents import (
+    from facevae.common.files import rows_csv
+    from facevae.common.runtime import enable_determinism
+    from facevae.latent.codes import (
         attribute_directions,
-        codes,
+        encode_dataset,
         radius_rows,
-        sampled,
+        sample_posterior,
         unit_rows,
         z_rows,
     )
-    from facevae.model_files import load_model
-    from facevae.pictures import save_grid
-    from facevae.priors import load_prior
-    from facevae.tables import rows_csv
+    from facevae.latent.generation import interpolations, reconstructions, samples, with_directions
+    from facevae.latent.priors import load_prior
+    from facevae.model.saving import load_model
+    from facevae.plotting.grids import save_grid
+    from facevae.shards.batches import Shards, images
 
-    make_repeatable(settings.seed)
+    enable_determinism(settings.seed)
     vae = load_model(options.model)
     pairs = max(1, rows // 2)  # rows of originals, each with a row of reconstructions below it
     needed = max(pairs * columns, 2 * rows)
@@ -75,11 +76,11 @@ def main() -> None:
             )
     with shards:
         held_out = next(iter(images(shards, "test", needed))).numpy()
-        mu, log_var = codes(vae, images(shards, "test", _BATCH_SIZE))
+        mu, log_var = encode_dataset(vae, images(shards, "test", _BATCH_SIZE))
         directions = np.zeros((1, vae.latent_size), np.float32)  # the reconstruction's
         if names:
             batches = images(shards, "train", _BATCH_SIZE).take(_LABELLED_BATCHES)
-            of_attributes = attribute_directions(codes(vae, batches)[0], labels)
+            of_attributes = attribute_directions(encode_dataset(vae, batches)[0], labels)
             directions = np.concatenate([directions, _STEPS * of_attributes])
 
     made = samples(vae, rows * columns, settings.seed, load_prior(options.prior))
@@ -103,14 +104,13 @@ def main() -> None:
         ["original", "reconstruction", *added],
     )
 
-    z = sampled(mu, log_var, settings.seed)
+    z = sample_posterior(mu, log_var, settings.seed)
     for path, rows_of in (
         (options.latents, unit_rows(mu, log_var)),
         (options.z_histograms, z_rows(z)),
         (options.radii, radius_rows(z)),
     ):
-        with written_whole(path) as temporary:
-            temporary.write_text(rows_csv(rows_of), encoding="utf-8")
+        write_text(path, rows_csv(rows_of))
 
 
 if __name__ == "__main__":

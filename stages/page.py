@@ -1,8 +1,8 @@
 """Draw both variants over each other, and put all that there is to see onto one HTML page."""
 
 from _stage import arguments, run
-from facevae.files import written_whole
-from facevae.page import page_html, save_charts
+from facevae.common.files import write_text
+from facevae.reports.page import page_html, save_charts
 
 
 def main() -> None:
@@ -21,8 +21,7 @@ def main() -> None:
         charts=options.charts,
         page=options.html,
     )
-    with written_whole(options.html) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(options.html, page)
 
 
 if __name__ == "__main__":

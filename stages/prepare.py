@@ -1,7 +1,9 @@
 """Crop and resize a folder in CelebA's layout into TFRecord shards, one set per split."""
 
-from _stage import arguments, counting, run, write_json
-from facevae.preparation import ImageSettings, prepare
+from _stage import arguments, run
+from facevae.common.files import write_json
+from facevae.common.runtime import counting
+from facevae.data.preparation import ImageSettings, prepare
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from _stage import arguments, counting, run
-from facevae.celeba import check_source
-from facevae.synthetic import synthesize
+from _stage import arguments, run
+from facevae.common.runtime import counting
+from facevae.data.celeba import check_source
+from facevae.data.synthetic import synthesize
 
 
 def main() -> None:

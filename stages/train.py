@@ -8,15 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from _stage import (
-    arguments,
-    load_tensorflow,
-    loaded_code,
-    progress_bar,
-    run,
-    state_folder,
-    stop_on_signals,
-)
+from _stage import PROJECT, arguments, code_of, run, state_folder, stop_on_signals
+from facevae.common.runtime import load_tensorflow, progress_bar
 
 
 def main() -> None:
@@ -30,12 +23,13 @@ def main() -> None:
     caller = os.getppid()
 
     load_tensorflow()
-    from facevae.checkpoints import Checkpoint, content_digest, state_key
-    from facevae.datasets import Shards, steps_per_epoch
-    from facevae.determinism import make_repeatable
-    from facevae.devices import is_chief, visible_devices, workers_alive
-    from facevae.model_files import save_model
-    from facevae.training import build_vae, train
+    from facevae.common.runtime import enable_determinism
+    from facevae.model.saving import save_model
+    from facevae.model.vae import build_vae
+    from facevae.shards.batches import Shards, steps_per_epoch
+    from facevae.training.checkpoints import Checkpoint, content_digest, state_key
+    from facevae.training.devices import is_chief, visible_devices, workers_alive
+    from facevae.training.loop import train
 
     training = parameters.train
     shards = Shards(options.shards)
@@ -57,11 +51,12 @@ def main() -> None:
     content = ThreadPoolExecutor(1).submit(
         content_digest,
         data=[*shards.files("train"), *shards.files("validation")],
-        code=loaded_code(),
+        project=PROJECT,
+        code=code_of("train"),
     )
     strategy = visible_devices()
     stop_requested = stop_on_signals()  # not before: with TF_CONFIG, TensorFlow takes SIGTERM
-    make_repeatable(training.seed)
+    enable_determinism(training.seed)
     with strategy.scope():
         vae = build_vae(
             parameters.encoder,

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from facevae.parameters import Parameters, load_parameters
-from facevae.preparation import ImageSettings, prepare
-from facevae.synthetic import synthesize
+from facevae.common.parameters import Parameters, load_parameters
+from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.synthetic import synthesize
 
 # The longest files are begun first, so that all processes have work to the end.
 _LONGEST = ("test_pipeline", "test_resume", "test_distributed", "test_training", "test_memory")

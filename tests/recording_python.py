@@ -17,7 +17,7 @@ from typing import Any
 
 
 def _record_parameters(read: set[str]) -> None:
-    module: Any = importlib.import_module("facevae.parameters")
+    module: Any = importlib.import_module("facevae.common.parameters")
 
     prefixes: dict[Any, str] = {module.Parameters: ""}
     for name, field in module.Parameters.model_fields.items():

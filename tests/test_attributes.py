@@ -8,27 +8,27 @@ import pytest
 from PIL import Image
 from test_quality import blurred, noisy
 
-from facevae.attributes import (
+from facevae.common.errors import UserError
+from facevae.common.runtime import enable_determinism
+from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.synthetic import synthesize
+from facevae.evaluation.attribute_classifier import (
     FEATURES,
     NETWORK,
-    AttributeNetwork,
+    AttributeClassifier,
+    attribute_metrics,
     features,
-    figures,
-    load_network,
+    load_classifier,
     probabilities,
-    save_network,
+    save_classifier,
     summary,
-    train_network,
+    train_classifier,
 )
-from facevae.datasets import Shards, images
-from facevae.determinism import make_repeatable
-from facevae.errors import UserError
-from facevae.model_files import save_model
-from facevae.networks import VAE
-from facevae.preparation import ImageSettings, prepare
-from facevae.priors import normal_prior, save_prior
-from facevae.quality import frechet_distance, precision_and_recall
-from facevae.synthetic import synthesize
+from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
+from facevae.latent.priors import normal_prior, save_prior
+from facevae.model.saving import save_model
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images
 
 ALL = {"train": None, "validation": None, "test": None}
 
@@ -56,9 +56,9 @@ def unlabelled(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(labelled: Shards) -> AttributeNetwork:
-    make_repeatable(1)
-    return train_network(labelled, images_seen=6000)
+def network(labelled: Shards) -> AttributeClassifier:
+    enable_determinism(1)
+    return train_classifier(labelled, images_seen=6000)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def faces(labelled: Shards) -> np.ndarray:
 
 
 def test_attribute_network_tells_what_can_be_seen(
-    network: AttributeNetwork, labelled: Shards
+    network: AttributeClassifier, labelled: Shards
 ) -> None:
     told = summary(labelled, network)
     assert list(told["attributes"]) == list(labelled.attributes)
@@ -86,7 +86,7 @@ def test_attribute_figures_by_hand() -> None:
     labels = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], bool)
     trained_on = np.array([[1, 1], [0, 0], [0, 1], [0, 1]], bool)  # shares 1/4 and 3/4
     found = np.array([[0.9, 0.1], [0.3, 0.6], [0.2, 0.9], [0.4, 0.8]])
-    first, second = figures(found, labels, trained_on)
+    first, second = attribute_metrics(found, labels, trained_on)
     # Above 1/4: both with it, one of those without. Above 1/2: the first alone.
     assert first == {
         "share": 0.5, "balanced_accuracy": 0.75, "accuracy": 0.75, "majority_accuracy": 0.5,
@@ -99,18 +99,18 @@ def test_attribute_figures_by_hand() -> None:
 def test_attribute_network_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None:
     read = Shards(shards)
     for name in ("first", "second"):
-        make_repeatable(0)
-        network = train_network(read, images_seen=48)
-        save_network(network, read.attributes, tmp_path / name)
+        enable_determinism(0)
+        network = train_classifier(read, images_seen=48)
+        save_classifier(network, read.attributes, tmp_path / name)
     for path in (tmp_path / "first").iterdir():
         assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_attribute_features_are_what_the_last_layer_sees(
-    network: AttributeNetwork, labelled: Shards, tmp_path: Path
+    network: AttributeClassifier, labelled: Shards, tmp_path: Path
 ) -> None:
-    save_network(network, labelled.attributes, tmp_path)
-    loaded = load_network(tmp_path)
+    save_classifier(network, labelled.attributes, tmp_path)
+    loaded = load_classifier(tmp_path)
     assert loaded is not None
     pictures = np.concatenate(list(images(labelled, "validation", 40)))
     found = features(loaded, pictures)
@@ -121,14 +121,16 @@ def test_attribute_features_are_what_the_last_layer_sees(
     np.testing.assert_allclose(told, expected, atol=1e-5)
 
 
-def _measured(network: AttributeNetwork, real: np.ndarray, others: np.ndarray) -> tuple[float, ...]:
+def _measured(
+    network: AttributeClassifier, real: np.ndarray, others: np.ndarray
+) -> tuple[float, ...]:
     """Frechet distance, precision and recall."""
     first, second = features(network, real), features(network, others)
     return frechet_distance(first, second), *precision_and_recall(first, second)
 
 
 def test_attribute_features_see_blur_and_noise_but_for_precision(
-    network: AttributeNetwork, faces: np.ndarray
+    network: AttributeClassifier, faces: np.ndarray
 ) -> None:
     real, fresh = faces[:160], faces[160:]
     assert _measured(network, real, real) == pytest.approx((0.0, 1.0, 1.0), abs=1e-3)
@@ -144,7 +146,7 @@ def test_attribute_features_see_blur_and_noise_but_for_precision(
 
 
 def test_attribute_features_see_dropped_modes(
-    network: AttributeNetwork, faces: np.ndarray, labelled: Shards
+    network: AttributeClassifier, faces: np.ndarray, labelled: Shards
 ) -> None:
     """Only the dark-haired: what there is looks real, and much that is real is not there."""
     real, fresh = faces[:160], faces[160:]
@@ -166,7 +168,7 @@ def test_attributes_stage_without_labels(stage, unlabelled: Path, tmp_path: Path
         "--metrics", str(metrics),
     )  # fmt: skip
     assert [path.name for path in folder.iterdir()] == ["names.json"]
-    assert load_network(folder) is None
+    assert load_classifier(folder) is None
     assert json.loads(metrics.read_text()) == {
         "balanced_accuracy": None, "accuracy": None, "majority_accuracy": None, "attributes": {},
     }  # fmt: skip
@@ -174,11 +176,11 @@ def test_attributes_stage_without_labels(stage, unlabelled: Path, tmp_path: Path
 
 def test_bad_input_attribute_network(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="write it again: dvc repro --force --single-item attr"):
-        load_network(tmp_path)
-    save_network(AttributeNetwork(16, 2), ("Bald", "Bangs"), tmp_path)
+        load_classifier(tmp_path)
+    save_classifier(AttributeClassifier(16, 2), ("Bald", "Bangs"), tmp_path)
     (tmp_path / NETWORK).write_bytes((tmp_path / NETWORK).read_bytes()[:1000])
     with pytest.raises(UserError, match="is not what the attributes stage writes") as raised:
-        load_network(tmp_path)
+        load_classifier(tmp_path)
     assert "\n" not in str(raised.value)
 
 

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from facevae.datasets import Shards, images
-from facevae.errors import UserError
-from facevae.preparation import ImageSettings, prepare, square_image
+from facevae.common.errors import UserError
+from facevae.data.preparation import ImageSettings, prepare, square_image
+from facevae.shards.batches import Shards, images
 
 ALL = {"train": None, "validation": None, "test": None}
 SMALL = ImageSettings(148, "box", 16)

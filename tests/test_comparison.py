@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from facevae.comparison import comparison_csv, comparison_markdown, comparison_rows
-from facevae.parameters import Parameters
+from facevae.common.parameters import Parameters
+from facevae.reports.comparison import comparison_csv, comparison_markdown, comparison_rows
 
 
 def _measured(params: int, psnr: float, memory: float, double: float | None) -> dict:

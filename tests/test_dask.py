@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from facevae.errors import UserError
-from facevae.preparation import ImageSettings, prepare
-from facevae.workers import SCHEDULER, dask_executor
+from facevae.common.errors import UserError
+from facevae.data.executors import SCHEDULER, dask_executor
+from facevae.data.preparation import ImageSettings, prepare
 
 Client = pytest.importorskip("distributed", reason="Dask is not installed").Client
 

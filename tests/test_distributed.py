@@ -17,17 +17,17 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from facevae.datasets import Shards
-from facevae.determinism import make_repeatable
-from facevae.devices import check_batch_size, is_chief, visible_devices
-from facevae.errors import UserError
-from facevae.model_files import load_model, save_model
-from facevae.networks import VAE
-from facevae.training import train
+from facevae.common.errors import UserError
+from facevae.common.runtime import enable_determinism
+from facevae.model.saving import load_model, save_model
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards
+from facevae.training.devices import check_batch_size, is_chief, visible_devices
+from facevae.training.loop import train
 
 # See tests/test_resume.py.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["facevae.model_files", "facevae.training"])
+_PROCESSES.set_forkserver_preload(["facevae.model.saving", "facevae.training.loop"])
 
 
 def _train(
@@ -47,7 +47,7 @@ def _train(
     strategy = visible_devices()
     workers = len(config["cluster"]["worker"]) if config else 1
     assert strategy.num_replicas_in_sync == devices * workers
-    make_repeatable(1)
+    enable_determinism(1)
     with strategy.scope():
         vae = VAE(
             image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=4,

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from facevae.celeba import ARCHIVE
-from facevae.download import OfficialFile, download, main
-from facevae.errors import UserError
+from facevae.common.errors import UserError
+from facevae.data.celeba import ARCHIVE
+from facevae.data.download import OfficialFile, download, main
 
 _CONTENT = {"list.txt": b"000001.jpg 0\n" * 9, "images.zip": random.Random(5).randbytes(3 << 20)}
 _FILES = tuple(
@@ -109,7 +109,7 @@ def _part(folder: Path) -> Path:
 def _command(folder: Path, server: _Server, first: str = "") -> list[str]:
     """The command on the small files, in a process of its own that runs `first` before it."""
     code = (
-        f"import sys; from facevae.download import OfficialFile, main; {first}\n"
+        f"import sys; from facevae.data.download import OfficialFile, main; {first}\n"
         f"sys.exit(main([{str(folder)!r}, '--mirror', {server.url!r}], {_FILES!r}))"
     )
     return [sys.executable, "-c", code]
@@ -201,7 +201,7 @@ def test_bad_input_of_the_user_is_told_and_kept(
 
 def test_bad_input_is_told_by_the_real_command(tmp_path: Path) -> None:
     (tmp_path / ARCHIVE).write_bytes(_QUOTA_PAGE)
-    command = [sys.executable, "-m", "facevae.download", str(tmp_path)]
+    command = [sys.executable, "-m", "facevae.data.download", str(tmp_path)]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -9,28 +9,24 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from facevae.attributes import AttributeNetwork, features
-from facevae.datasets import Shards, images, noise
-from facevae.evaluation import active_units, evaluate, psnr
-from facevae.generation import (
+from facevae.data.preparation import ImageSettings, prepare
+from facevae.evaluation.attribute_classifier import AttributeClassifier, features
+from facevae.evaluation.evaluate import active_units, evaluate
+from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
+from facevae.evaluation.image_metrics import psnr, sharpness_ratio, ssim
+from facevae.evaluation.likelihood import importance_weighted_bits_per_dimension
+from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
+from facevae.latent.generation import (
     interpolations,
-    prior_points,
+    prior_codes,
     reconstructions,
     samples,
     with_directions,
 )
-from facevae.likelihood import importance_weighted_bits_per_dimension
-from facevae.networks import VAE
-from facevae.pictures import image_grid, save_grid
-from facevae.preparation import ImageSettings, prepare
-from facevae.priors import normal_prior
-from facevae.quality import (
-    frechet_distance,
-    precision_and_recall,
-    sharpness_ratio,
-    sliced_wasserstein,
-    ssim,
-)
+from facevae.latent.priors import normal_prior
+from facevae.model.vae import VAE
+from facevae.plotting.grids import image_grid, save_grid
+from facevae.shards.batches import Shards, images, noise
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +87,9 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
 
 
 def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
-    network = AttributeNetwork(16, 20)
-    got = evaluate(vae, Shards(shards), batch_size=4, attribute_network=network)
-    assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_network=network)
+    network = AttributeClassifier(16, 20)
+    got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
+    assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     found = got["samples"]
     real, fresh = (next(iter(images(Shards(shards), split, 6))) for split in ("test", "train"))
     real, fresh = real.numpy(), fresh.numpy()
@@ -140,8 +136,8 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
         image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2,
         reconstruction="bce",
     )  # fmt: skip
-    network = AttributeNetwork(8, 20)
-    got = evaluate(small, Shards(tmp_path), batch_size=4, attribute_network=network)
+    network = AttributeClassifier(8, 20)
+    got = evaluate(small, Shards(tmp_path), batch_size=4, attribute_classifier=network)
     for name in ("ssim", "ms_ssim", "elbo_bits_per_dimension"):
         assert got["test"][name] is None
     assert got["test"]["importance_weighted_bits_per_dimension"] is None
@@ -155,10 +151,10 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
 
 
 def test_samples_are_the_same_points_whatever_the_model(vae: VAE) -> None:
-    points = prior_points(6, 4, seed=5)
+    points = prior_codes(6, 4, seed=5)
     assert points.shape == (6, 4)
-    np.testing.assert_array_equal(points, prior_points(6, 4, seed=5))
-    assert not np.array_equal(points, prior_points(6, 4, seed=6))
+    np.testing.assert_array_equal(points, prior_codes(6, 4, seed=5))
+    assert not np.array_equal(points, prior_codes(6, 4, seed=6))
     np.testing.assert_allclose(samples(vae, 6, seed=5), vae.decoder(points), atol=1e-6)
 
 

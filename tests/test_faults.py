@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from facevae.errors import UserError
-from facevae.files import sole_writer, written_whole
-from facevae.preparation import ImageSettings, prepare
-from facevae.synthetic import synthesize
+from facevae.common.errors import UserError
+from facevae.common.files import atomic_write, exclusive_writer
+from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.synthetic import synthesize
 
 ALL = {"train": None, "validation": None, "test": None}
 PROGRAM = """
 import sys
 from pathlib import Path
-from facevae.preparation import ImageSettings, prepare
+from facevae.data.preparation import ImageSettings, prepare
 
 if __name__ == "__main__":
     prepare(
@@ -185,10 +185,10 @@ def test_faults_a_limit_on_the_size_of_files(many: Path, project: Path, tmp_path
 def test_faults_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "output"
     for content in ("first", "second"):
-        with written_whole(target) as folder:
+        with atomic_write(target) as folder:
             folder.mkdir()
             (folder / "file").write_text(content)
-    with pytest.raises(ZeroDivisionError), written_whole(target) as folder:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), atomic_write(target) as folder:  # noqa: PT012
         folder.mkdir()
         (folder / "file").write_text(str(1 / 0))
     assert (target / "file").read_text() == "second"
@@ -197,7 +197,11 @@ def test_faults_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path: Path)
 
 def test_faults_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     target = tmp_path / "output"
-    with sole_writer(target), pytest.raises(UserError, match="another run"), sole_writer(target):
+    with (
+        exclusive_writer(target),
+        pytest.raises(UserError, match="another run"),
+        exclusive_writer(target),
+    ):
         pass
-    with sole_writer(target):
+    with exclusive_writer(target):
         pass

@@ -9,25 +9,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facevae.errors import UserError
-from facevae.fits import (
-    CHANGES_CHEAPEST_FIRST,
-    changed,
-    changes_that_fit,
+from facevae.common.errors import UserError
+from facevae.common.parameters import VARIANTS, Parameters, load_parameters
+from facevae.memory.capacity import (
     parse_size,
-    report,
     smallest_card,
     step_memory,
     variant_largest_batch,
     variant_ledger,
 )
-from facevae.parameters import VARIANTS, Parameters, load_parameters
+from facevae.memory.changes import CHANGES_CHEAPEST_FIRST, changed, changes_that_fit
+from facevae.memory.cli import report
 
 GIB = 2**30
 
 
 def _fits(project: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "facevae.fits", *arguments]
+    command = [sys.executable, "-m", "facevae.memory.cli", *arguments]
     return subprocess.run(command, cwd=project, text=True, capture_output=True, check=False)
 
 
@@ -217,5 +215,5 @@ def test_a_batch_that_fits_needs_no_change(project: Path) -> None:
 
 
 def test_the_answer_needs_no_tensorflow(project: Path) -> None:
-    code = "import sys, facevae.fits\nassert not {'tensorflow', 'keras'} & sys.modules.keys()"
+    code = "import sys, facevae.memory.cli\nassert not {'tensorflow', 'keras'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], cwd=project, check=True)

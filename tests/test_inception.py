@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facevae.datasets import Shards, images
-from facevae.errors import UserError
-from facevae.evaluation import evaluate
-from facevae.generation import samples
-from facevae.inception import check_inception_weights, inception_features, load_inception
-from facevae.networks import VAE
-from facevae.preparation import ImageSettings, prepare
-from facevae.quality import frechet_distance
+from facevae.common.errors import UserError
+from facevae.data.preparation import ImageSettings, prepare
+from facevae.evaluation.evaluate import evaluate
+from facevae.evaluation.feature_metrics import frechet_distance
+from facevae.evaluation.inception import check_inception_weights, inception_features, load_inception
+from facevae.latent.generation import samples
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images
 
 
 def _write_weights(path: Path, network: keras.Model) -> None:

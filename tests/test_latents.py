@@ -2,42 +2,20 @@
 
 import itertools
 import math
-from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from facevae.densities import chi_density, normal_density
-from facevae.latents import (
+from facevae.common.parameters import Parameters
+from facevae.latent.codes import (
     attribute_directions,
-    codes,
+    encode_dataset,
     radius_rows,
-    sampled,
+    sample_posterior,
     unit_rows,
     z_rows,
 )
-from facevae.parameters import Parameters
-from facevae.training import build_vae
-
-
-def test_chi_density_is_rayleighs_maxwells_and_grows_by_its_recursion() -> None:
-    radius = np.linspace(0.05, 20, 200)
-    assert chi_density(radius, 1) == pytest.approx(2 * normal_density(radius), rel=1e-12)
-    assert chi_density(radius, 2) == pytest.approx(radius * np.exp(-(radius**2) / 2), rel=1e-12)
-    maxwell = math.sqrt(2 / math.pi) * radius**2 * np.exp(-(radius**2) / 2)
-    assert chi_density(radius, 3) == pytest.approx(maxwell, rel=1e-12)
-    # f_(k+2)(r) = f_k(r) r^2 / k, because Gamma(x + 1) = x Gamma(x)
-    for r in (12.0, 16.0, 20.0):
-        expected = Decimal(r) * (-(Decimal(r) ** 2) / 2).exp()
-        for dimension in range(2, 256, 2):
-            expected *= Decimal(r) ** 2 / dimension
-        assert chi_density(np.array(r), 256) == pytest.approx(float(expected), rel=1e-11)
-
-
-@pytest.mark.parametrize("dimension", [2, 8, 256, 512])
-def test_chi_density_integrates_to_one(dimension: int) -> None:
-    radius = np.linspace(1e-9, math.sqrt(dimension) + 12, 200_001)
-    assert np.trapezoid(chi_density(radius, dimension), radius) == pytest.approx(1, abs=1e-8)
+from facevae.model.vae import build_vae
 
 
 def test_unit_rows_are_numpys_statistics() -> None:
@@ -106,14 +84,14 @@ def test_codes_and_points_are_the_networks(parameters: Parameters) -> None:
     encoder = parameters.encoder.model_copy(update={"filters": [4] * 4, "latent_size": 6})
     vae = build_vae(encoder, parameters.loss, image_size=16, inter_dense=8)
     images = np.random.default_rng(3).random((5, 16, 16, 3), dtype=np.float32)
-    mu, log_var = codes(vae, [images[:2], images[2:4], images[4:]])
-    whole_mu, whole_log_var = codes(vae, [images])
+    mu, log_var = encode_dataset(vae, [images[:2], images[2:4], images[4:]])
+    whole_mu, whole_log_var = encode_dataset(vae, [images])
     assert mu.shape == log_var.shape == (5, 6)
     assert mu == pytest.approx(whole_mu, abs=1e-5)
     assert log_var == pytest.approx(whole_log_var, abs=1e-5)
 
-    z = sampled(mu, log_var, seed=4)
-    assert np.array_equal(z, sampled(mu, log_var, seed=4))
+    z = sample_posterior(mu, log_var, seed=4)
+    assert np.array_equal(z, sample_posterior(mu, log_var, seed=4))
     noise = (z - mu) / np.exp(0.5 * log_var)
     assert np.abs(noise).max() < 5
-    assert not np.array_equal(z, sampled(mu, log_var, seed=5))
+    assert not np.array_equal(z, sample_posterior(mu, log_var, seed=5))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facevae.losses import (
+from facevae.model.losses import (
     binary_crossentropy,
     gaussian_negative_log_density,
     kl_beyond_free_bits,

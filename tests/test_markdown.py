@@ -1,6 +1,6 @@
 """The reports' Markdown as HTML."""
 
-from facevae.markdown import markdown_sections
+from facevae.reports.markdown import markdown_sections
 
 REPORT = """\
 # A & B

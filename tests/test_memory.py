@@ -11,11 +11,10 @@ from typing import Any
 import keras
 import pytest
 
-from facevae.memory import Ledger, largest_batch, ledger
-from facevae.networks import VAE
-from facevae.optimizers import build_optimizer
-from facevae.parameters import Parameters
-from facevae.training import build_vae
+from facevae.common.parameters import Parameters
+from facevae.memory.ledger import Ledger, largest_batch, ledger
+from facevae.model.vae import VAE, build_vae
+from facevae.training.optimizers import build_optimizer
 from ledger import CONFIGURATIONS, arguments, measured
 
 MIB = 2**20
@@ -129,5 +128,8 @@ def test_the_largest_batch_is_the_largest(parts: int, capacity: int) -> None:
 
 
 def test_the_ledger_is_instant() -> None:
-    code = "import sys, facevae.memory; sys.exit(bool({'tensorflow', 'keras'} & {*sys.modules}))"
+    code = (
+        "import sys, facevae.memory.ledger\n"
+        "sys.exit(bool({'tensorflow', 'keras'} & {*sys.modules}))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from facevae.fits import changed, inter_dense_units, variant_ledger
-from facevae.memory import encoder_parameters
-from facevae.memory_report import break_even, memory_markdown
-from facevae.parameters import VARIANTS, Parameters
-from facevae.training import build_vae
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.memory.capacity import inter_dense_units, variant_ledger
+from facevae.memory.changes import changed
+from facevae.memory.ledger import encoder_parameters
+from facevae.memory.report import break_even, memory_markdown
+from facevae.model.vae import build_vae
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

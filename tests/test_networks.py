@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facevae.activation import lean_leaky_relu
-from facevae.convolution import NormalizedConv2D, NormalizedConv2DTranspose
-from facevae.errors import UserError
-from facevae.model_files import load_model, save_model
-from facevae.networks import VAE
-from facevae.normalization import FusedBatchNormalization
-from facevae.parameters import Parameters
-from facevae.training import build_vae
+from facevae.common.errors import UserError
+from facevae.common.parameters import Parameters
+from facevae.model.layers import (
+    FusedBatchNormalization,
+    ZeroBiasGradConv2D,
+    ZeroBiasGradConv2DTranspose,
+    output_grad_leaky_relu,
+)
+from facevae.model.saving import load_model, save_model
+from facevae.model.vae import VAE, build_vae
 
 
 def _trainable(model: keras.Model) -> int:
@@ -192,7 +194,7 @@ def test_saved_models_open_in_a_fresh_process_in_safe_mode(tmp_path: Path) -> No
         expected[block] = np.asarray(vae(images)["reconstructions"])
         save_model(vae, tmp_path / f"{block}.keras")
     script = (
-        "import keras, numpy as np, facevae.networks\n"
+        "import keras, numpy as np, facevae.model.networks\n"
         "for block in ('plain', 'residual'):\n"
         "    vae = keras.saving.load_model(f'{block}.keras', safe_mode=True)\n"
         "    assert (vae.kl_weight, vae.reconstruction) == (0.25, 'bce')\n"
@@ -248,8 +250,8 @@ def test_fused_normalisation_is_kerass() -> None:
 @pytest.mark.parametrize(
     ("plain", "ours"),
     [
-        (keras.layers.Conv2D, NormalizedConv2D),
-        (keras.layers.Conv2DTranspose, NormalizedConv2DTranspose),
+        (keras.layers.Conv2D, ZeroBiasGradConv2D),
+        (keras.layers.Conv2DTranspose, ZeroBiasGradConv2DTranspose),
     ],
 )
 def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: type) -> None:
@@ -278,7 +280,7 @@ def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: 
 def test_lean_leaky_relu_is_kerass(dtype: str) -> None:
     x = tf.cast(tf.constant([-3.0, -0.5, 0.0, 0.5, 3.0]), dtype)
     results = []
-    for function in (keras.activations.leaky_relu, lean_leaky_relu):
+    for function in (keras.activations.leaky_relu, output_grad_leaky_relu):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = function(x)

@@ -13,16 +13,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from facevae.latents import radius_rows, unit_rows, z_rows
-from facevae.memory_report import (
-    memory_markdown,
-    save_memory_by_batch,
-    save_memory_by_inter_dense,
-)
-from facevae.page import CHARTS, STUDIES
-from facevae.parameters import VARIANTS, Parameters
-from facevae.plots import FIRST, SECOND, Curve, save_curves
-from facevae.tables import rows_csv
+from facevae.common.files import rows_csv
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.latent.codes import radius_rows, unit_rows, z_rows
+from facevae.memory.report import memory_markdown, save_memory_by_batch, save_memory_by_inter_dense
+from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves
+from facevae.reports.page import CHARTS, STUDIES
 
 SOURCE = "data/<script>alert('1')</script> & more"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -233,6 +229,6 @@ def test_page_without_a_report_is_a_sentence(
 
 
 def test_page_needs_no_tensorflow(project: Path) -> None:
-    code = "import sys, facevae.page; sys.exit('keras' in sys.modules)"
+    code = "import sys, facevae.reports.page; sys.exit('keras' in sys.modules)"
     environment = {"PYTHONPATH": str(project / "src")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facevae.errors import UserError
-from facevae.parameters import load_parameters
+from facevae.common.errors import UserError
+from facevae.common.parameters import load_parameters
 
 
 @pytest.fixture

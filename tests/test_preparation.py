@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from facevae.celeba import read_attributes, read_partition
-from facevae.datasets import Shards, images, labelled_batches, training_batches
-from facevae.preparation import ImageSettings, prepare, square_image
-from facevae.shards import encode_example, frame_record
-from facevae.synthetic import ATTRIBUTE_NAMES, describe_face
-from facevae.workers import local_executor
+from facevae.data.celeba import read_attributes, read_partition
+from facevae.data.executors import local_executor
+from facevae.data.preparation import ImageSettings, prepare, square_image
+from facevae.data.synthetic import ATTRIBUTE_NAMES, describe_face
+from facevae.shards.batches import Shards, images, labelled_batches, training_batches
+from facevae.shards.records import encode_example, frame_record
 
 ALL = {"train": None, "validation": None, "test": None}
 SMALL = ImageSettings(148, "box", 16)

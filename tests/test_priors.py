@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from facevae.errors import UserError
-from facevae.generation import prior_points, samples
-from facevae.model_files import save_model
-from facevae.networks import VAE
-from facevae.priors import Prior, fit_prior, load_prior, normal_prior, save_prior
+from facevae.common.errors import UserError
+from facevae.latent.generation import prior_codes, samples
+from facevae.latent.priors import Prior, fit_prior, load_prior, normal_prior, save_prior
+from facevae.model.saving import save_model
+from facevae.model.vae import VAE
 
 
 def _covariances(prior: Prior) -> np.ndarray:
@@ -18,8 +18,8 @@ def _covariances(prior: Prior) -> np.ndarray:
 
 
 def test_normal_leaves_the_points_where_they_are_to_the_bit() -> None:
-    points = prior_points(64, 256, seed=1)
-    np.testing.assert_array_equal(prior_points(64, 256, seed=1, prior=normal_prior(256)), points)
+    points = prior_codes(64, 256, seed=1)
+    np.testing.assert_array_equal(prior_codes(64, 256, seed=1, prior=normal_prior(256)), points)
 
 
 def test_gaussian_is_that_of_the_codes() -> None:
@@ -32,7 +32,7 @@ def test_gaussian_is_that_of_the_codes() -> None:
     np.testing.assert_allclose(
         _covariances(prior)[0], np.cov(z.T, bias=True) + added, rtol=1e-4, atol=1e-4
     )
-    drawn = prior_points(50_000, 3, seed=2, prior=prior)
+    drawn = prior_codes(50_000, 3, seed=2, prior=prior)
     np.testing.assert_allclose(drawn.mean(axis=0), prior.means[0], atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), _covariances(prior)[0], atol=0.1)
 
@@ -46,12 +46,12 @@ def test_mixture_finds_the_clusters_and_keeps_to_them(tmp_path: Path) -> None:
     prior = fit_prior("mixture", z)
     np.testing.assert_allclose(prior.weights, np.sort(shares)[::-1], atol=0.03)
     np.testing.assert_allclose(prior.means, centres[::-1], atol=1.0)
-    drawn = prior_points(20_000, 2, seed=3, prior=prior)
+    drawn = prior_codes(20_000, 2, seed=3, prior=prior)
     distances = np.linalg.norm(drawn[:, None] - prior.means, axis=2)
     nearest = distances.argmin(axis=1)
     np.testing.assert_allclose(np.bincount(nearest) / 20_000, prior.weights, atol=0.02)
     # A Gaussian of the same codes lies between the clusters.
-    between = prior_points(20_000, 2, seed=3, prior=fit_prior("gaussian", z))
+    between = prior_codes(20_000, 2, seed=3, prior=fit_prior("gaussian", z))
     assert np.median(distances.min(axis=1)) < 5
     assert np.median(np.linalg.norm(between[:, None] - prior.means, axis=2).min(axis=1)) > 8
 
@@ -59,13 +59,13 @@ def test_mixture_finds_the_clusters_and_keeps_to_them(tmp_path: Path) -> None:
         save_prior(each, tmp_path / f"{name}.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     loaded = load_prior(tmp_path / "a.npz")
-    np.testing.assert_array_equal(prior_points(20_000, 2, seed=3, prior=loaded), drawn)
+    np.testing.assert_array_equal(prior_codes(20_000, 2, seed=3, prior=loaded), drawn)
 
 
 def test_codes_in_a_plane_can_be_fitted() -> None:
     """Fewer codes than units: without regularisation the covariance would be singular."""
     z = np.random.default_rng(0).standard_normal((100, 40)).astype(np.float32)
-    assert np.isfinite(prior_points(50, 40, seed=0, prior=fit_prior("mixture", z))).all()
+    assert np.isfinite(prior_codes(50, 40, seed=0, prior=fit_prior("mixture", z))).all()
 
 
 def test_the_choice_of_components_is_the_same_for_all_priors() -> None:
@@ -74,7 +74,7 @@ def test_the_choice_of_components_is_the_same_for_all_priors() -> None:
     first, second = (
         Prior(np.array([share, 1 - share], np.float32), far, ones) for share in (0.5, 0.7)
     )
-    a, b = (prior_points(1000, 1, seed=4, prior=prior)[:, 0] for prior in (first, second))
+    a, b = (prior_codes(1000, 1, seed=4, prior=prior)[:, 0] for prior in (first, second))
     assert np.mean(a < 0) == pytest.approx(0.5, abs=0.05)
     assert np.mean(b < 0) == pytest.approx(0.7, abs=0.05)
     assert not ((a < 0) & (b > 0)).any()
@@ -115,7 +115,7 @@ def test_stage_writes_a_prior_that_samples_are_drawn_from(
         (1,), (1, 4), (1, 4, 4),
     ]  # fmt: skip
     drawn = samples(vae, 5, seed=1, prior=prior)
-    expected = vae.decoder(prior_points(5, 4, seed=1, prior=prior))
+    expected = vae.decoder(prior_codes(5, 4, seed=1, prior=prior))
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
     assert not np.array_equal(drawn, samples(vae, 5, seed=1))
     capfd.readouterr()

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facevae.celeba import read_partition
-from facevae.datasets import Shards, images
-from facevae.determinism import make_repeatable
-from facevae.networks import VAE
-from facevae.preparation import ImageSettings, prepare
-from facevae.training import train
+from facevae.common.runtime import enable_determinism
+from facevae.data.celeba import read_partition
+from facevae.data.preparation import ImageSettings, prepare
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images
+from facevae.training.loop import train
 
 _FOLDER = os.environ.get("FACEVAE_CELEBA", "")
 pytestmark = pytest.mark.skipif(
@@ -59,7 +59,7 @@ def test_real_images_have_their_labels(prepared: Path, celeba: Path) -> None:
 
 
 def test_real_images_are_learned(prepared: Path) -> None:
-    make_repeatable(1)
+    enable_determinism(1)
     shards = Shards(prepared)
     vae = VAE(
         image_size=32, filters=[16, 32, 64], kernel_sizes=[3] * 3, strides=[2] * 3,

@@ -19,17 +19,17 @@ import pytest
 import yaml
 from test_pipeline import Study
 
-from facevae.checkpoints import Checkpoint, content_digest, state_key
-from facevae.datasets import Shards, training_batches
-from facevae.determinism import make_repeatable
-from facevae.errors import StoppedError, UserError
-from facevae.model_files import save_model
-from facevae.networks import VAE
-from facevae.training import train
+from facevae.common.errors import StoppedError, UserError
+from facevae.common.runtime import enable_determinism
+from facevae.model.saving import save_model
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, training_batches
+from facevae.training.checkpoints import Checkpoint, content_digest, state_key
+from facevae.training.loop import train
 
 # Processes that are forked from one that has imported TensorFlow, and done nothing with it.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["facevae.model_files", "facevae.training"])
+_PROCESSES.set_forkserver_preload(["facevae.model.saving", "facevae.training.loop"])
 
 
 def _train(
@@ -42,7 +42,7 @@ def _train(
 ) -> None:
     """As the stage does it, with checkpoints much more often and all that is random switched on."""
     keras.utils.clear_session()  # names are in the model, too, and count up
-    make_repeatable(1)
+    enable_determinism(1)
     vae = VAE(
         image_size=16, filters=[8, 8], kernel_sizes=[3, 3], strides=[4, 2], latent_size=4,
         inter_dense=8, kl_weight=0.1, dropout=0.1, precision=precision,
@@ -234,12 +234,14 @@ def test_resume_state_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
-    data, code = tmp_path / "data", tmp_path / "code.py"
+    data, code = tmp_path / "data", tmp_path / "project" / "package"
     data.write_bytes(b"images")
-    code.write_bytes(b"print()")
+    code.mkdir(parents=True)
+    (code / "code.py").write_bytes(b"print()")
 
     def key(**settings: int) -> str:
-        return state_key({"epochs": 2, **settings}, content_digest([str(data)], [code]))
+        digest = content_digest([str(data)], tmp_path / "project", ["package"])
+        return state_key({"epochs": 2, **settings}, digest)
 
     first = key()
     assert re.fullmatch("[0-9a-f]{16}", first)
@@ -248,13 +250,35 @@ def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
     data.write_bytes(b"others")
     others.add(key())
     data.write_bytes(b"images")
-    code.write_bytes(b"print(1)")
+    (code / "code.py").write_bytes(b"print(1)")
     others.add(key())
-    assert len({first} | others) == 4
+    (code / "code.py").write_bytes(b"print()")
+    (code / "more.py").write_bytes(b"")
+    others.add(key())
+    assert len({first} | others) == 5
+
+
+def test_resume_key_is_the_same_in_every_process(project: Path) -> None:
+    """Files of one name, as every package has them, are in the same order under every hash seed."""
+    code = (
+        "import _stage\n"
+        "from facevae.training.checkpoints import content_digest\n"
+        "print(content_digest([], _stage.PROJECT, _stage.code_of('train')))\n"
+    )
+    found = {
+        subprocess.check_output(
+            [sys.executable, "-c", code],
+            cwd=project / "stages",
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            text=True,
+        )
+        for seed in range(4)
+    }
+    assert len(found) == 1
 
 
 def test_resume_state_stays_good_when_the_loss_is_not_finite(shards: Path, tmp_path: Path) -> None:
-    make_repeatable(1)
+    enable_determinism(1)
     vae = VAE(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=4)
     with Checkpoint(tmp_path / "one", seconds=0) as checkpoint, open(os.devnull, "w") as history:
         with pytest.raises(UserError, match=r"term is (nan|inf) .*in epoch 1, step \d; try"):
@@ -270,7 +294,7 @@ def test_resume_state_stays_good_when_the_loss_is_not_finite(shards: Path, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -> None:
     code = (
-        "import os, _stage, facevae.errors as errors\n"
+        "import os, _stage, facevae.common.errors as errors\n"
         "def stage():\n"
         "    stop_requested = _stage.stop_on_signals()\n"
         "    assert not stop_requested()\n"

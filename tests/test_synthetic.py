@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facevae.synthetic import ATTRIBUTE_NAMES, describe_face, draw_face, synthesize
+from facevae.data.synthetic import ATTRIBUTE_NAMES, describe_face, draw_face, synthesize
 
 
 def test_layout_is_celebas(source: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from facevae.tables import rows_csv
+from facevae.common.files import rows_csv
 
 ROWS: list[dict[str, Any]] = [{"unit": 0, "kl": 0.5}, {"unit": 1, "kl": None}]
 

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from facevae.datasets import Shards, images, training_batches
-from facevae.determinism import make_repeatable
-from facevae.errors import UserError
-from facevae.likelihood import decoder_sigma
-from facevae.model_files import load_model, save_model
-from facevae.networks import VAE
-from facevae.optimizers import (
+from facevae.common.errors import UserError
+from facevae.common.runtime import enable_determinism
+from facevae.evaluation.likelihood import decoder_sigma
+from facevae.model.saving import load_model, save_model
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images, training_batches
+from facevae.training.loop import kl_weight_at, train
+from facevae.training.optimizers import (
     FactoredAdafactor,
     FusedAdam,
     FusedSGD,
     WarmUp,
     build_optimizer,
 )
-from facevae.training import kl_weight_at, split_terms, train, training_step, validation_step
+from facevae.training.step import evaluate_split, training_step, validation_step
 
 
 def _small(**changes) -> VAE:
@@ -41,7 +42,7 @@ def _train(
     precision: str = "float32",
     **changes,
 ) -> tuple[VAE, list[dict[str, str]]]:
-    make_repeatable(1)
+    enable_determinism(1)
     vae = vae or _small(dropout=dropout, precision=precision)
     settings = {
         "epochs": 2, "batch_size": 8, "learning_rate": 0.003, "kl_warmup_epochs": 0, "seed": 1,
@@ -124,7 +125,7 @@ def test_history_adds_up(shards: Path) -> None:
         expected = value["val_reconstruction"] + 0.1 * value["val_kl"]
         assert value["val_loss"] == pytest.approx(expected, abs=1e-4)
     assert [float(row["kl_weight"]) for row in history] == [0.025, 0.05, 0.075]
-    got = split_terms(validation_step(vae, 1), Shards(shards), "validation", 8)
+    got = evaluate_split(validation_step(vae, 1), Shards(shards), "validation", 8)
     assert got == pytest.approx(
         (float(history[-1]["val_reconstruction"]), float(history[-1]["val_kl"])), abs=1e-5
     )
@@ -139,7 +140,7 @@ def test_kl_weight_grows_linearly_and_stays(warmup: int) -> None:
 
 def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
     """One SGD step against gradients written out anew, without normalisation."""
-    make_repeatable(1)
+    enable_determinism(1)
     vae = _small(batch_normalization=False)
     batch = next(
         iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
@@ -221,10 +222,10 @@ def test_each_optimizer_learns(
 
 def _one_step(shards: Path, precision: str, **settings) -> tuple[np.ndarray, np.ndarray]:
     """Terms and gradients of a step with 24 images, without what depends on others of a batch."""
-    make_repeatable(1)
+    enable_determinism(1)
     dataset = training_batches(Shards(shards), batch_size=24, latent_size=4, seed=1, epoch=0)
     batch = next(iter(dataset))
-    make_repeatable(1)
+    enable_determinism(1)
     vae = _small(batch_normalization=False, precision=precision)
     before = vae.get_weights()
     optimizer: keras.Optimizer = keras.optimizers.SGD(1.0)
@@ -287,7 +288,7 @@ def test_rematerialised_steps_are_the_same(
     dataset = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
     results = []
     for rematerialization in (False, True):
-        make_repeatable(1)
+        enable_determinism(1)
         vae = _small(**network)
         step = training_step(
             vae, keras.optimizers.SGD(1e-3), rematerialization=rematerialization, **settings
@@ -320,7 +321,7 @@ def test_clipping_shortens_all_gradients_together(shards: Path) -> None:
     )
 
     def movement(clip: float | None) -> np.ndarray:
-        make_repeatable(1)
+        enable_determinism(1)
         vae = _small()
         before = [weight.numpy() for weight in vae.trainable_variables]
         training_step(vae, keras.optimizers.SGD(1e-3), clip)(batch, tf.constant(0.1))
@@ -341,16 +342,16 @@ def test_early_stopping_keeps_the_best_weights(shards: Path) -> None:
     losses = [float(row["val_loss"]) for row in history]
     assert len(losses) < 30
     assert int(np.argmin(losses)) == len(losses) - 1 - 2
-    reconstruction, kl = split_terms(validation_step(vae, 1), Shards(shards), "validation", 8)
+    reconstruction, kl = evaluate_split(validation_step(vae, 1), Shards(shards), "validation", 8)
     assert reconstruction + 0.1 * kl == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:
     # Without normalisation: a bias in front of it has gradient 0, and Adam makes steps of rounding.
-    make_repeatable(1)
+    enable_determinism(1)
     ours = _small(batch_normalization=False)
     _train(shards, ours, epochs=1)
-    make_repeatable(1)
+    enable_determinism(1)
     theirs = _small(batch_normalization=False)
     theirs.compile(keras.optimizers.Adam(0.003))
     batches = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
@@ -427,7 +428,7 @@ def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Pat
 
 
 def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:
-    make_repeatable(1)
+    enable_determinism(1)
     vae = _small(reconstruction="gaussian", free_bits=0.5)
     vae.compile(keras.optimizers.SGD(0.0))
     batch = next(
@@ -437,7 +438,7 @@ def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:
     mu, log_var = (np.asarray(outputs[name], np.float64) for name in ("mu", "log_var"))
     of_units = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).mean(axis=0)
     loss, reconstruction, kl = (
-        float(each) for each in vae.minimised_loss(batch["images"], outputs, 0.1)
+        float(each) for each in vae.training_loss(batch["images"], outputs, 0.1)
     )
     assert kl == pytest.approx(of_units.sum(), rel=1e-4)
     pressed = np.maximum(of_units, 0.5).sum()

@@ -1,0 +1,322 @@
+"""A folder in CelebA's own layout: which images there are, and which split each belongs to.
+
+    <folder>/img_align_celeba.zip        as downloaded, read without unpacking it, or
+    <folder>/img_align_celeba/*.jpg      the same, unpacked (.jpeg and .png will do as well)
+    <folder>/list_eval_partition.txt     "000001.jpg 0" a line: 0 train, 1 validation, 2 test
+    <folder>/list_attr_celeba.txt        how many images, the attributes' names, and a line for
+                                         each image: its name and 1 or -1 per attribute; optional
+
+The data set: Liu et al. 2015, arXiv 1411.7766; for non-commercial research only.
+"""
+
+import dataclasses
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facevae.common.errors import UserError
+from facevae.data.archive import members, read_member
+
+ARCHIVE = "img_align_celeba.zip"
+FOLDER = "img_align_celeba"
+PARTITION = "list_eval_partition.txt"
+ATTRIBUTES = "list_attr_celeba.txt"
+SPLITS = ("train", "validation", "test")
+
+HOW_TO_GET_IT = f"""\
+To train on CelebA, fetch it (1.4 GB) and run
+    make celeba
+    dvc exp run -S data.source=data/celeba
+or put {ARCHIVE} and {PARTITION} from a browser's download
+(https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) into that folder yourself.
+To train on the built-in drawn faces, which need no download, run
+    dvc exp run -S data.source=data/synthetic"""
+
+
+def check_source(source: Path) -> None:
+    """Raise a UserError that says what to do unless `source` holds images and a partition file."""
+    if not source.exists():
+        raise UserError(f"data.source: there is no folder {source}\n{HOW_TO_GET_IT}")
+    if not source.is_dir():
+        raise UserError(f"data.source: {source} is not a folder; name the folder that holds it")
+    if not (source / ARCHIVE).is_file() and not (source / FOLDER).is_dir():
+        raise UserError(
+            f"data.source: {source} holds neither {ARCHIVE} nor a folder {FOLDER}\n{HOW_TO_GET_IT}"
+        )
+    if not (source / PARTITION).is_file():
+        raise UserError(
+            f"data.source: {source} lacks {PARTITION}, which says what belongs to which split\n"
+            f"{HOW_TO_GET_IT}"
+        )
+
+
+def read_partition(path: Path) -> dict[str, np.ndarray]:
+    """Image names per split, sorted arrays of bytes, from a list_eval_partition.txt.
+
+    Raises:
+        UserError: a line is not "name split", a split is unknown, a name stands twice.
+    """
+    names: dict[str, _Names] = {split: _Names() for split in SPLITS}
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                fields = line.split()
+                if not fields:
+                    continue
+                if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+                    raise UserError(
+                        f"{path}: line {number}: expected '000001.jpg 0' (0 train, 1 validation, "
+                        f"2 test, no header), found {line.strip()[:80]!r}"
+                    )
+                names[SPLITS[int(fields[1])]].append(fields[0].encode())
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
+    splits = {split: np.sort(members.array()) for split, members in names.items()}
+    everything = np.sort(np.concatenate(list(splits.values())))
+    twice = everything[1:][everything[1:] == everything[:-1]]
+    if len(twice):
+        name = twice[0].decode()
+        with open(path, encoding="utf-8") as lines:
+            places = [number for number, line in enumerate(lines, 1) if line.split()[:1] == [name]]
+        raise UserError(f"{path}: line {places[1]}: {name} stands there a second time")
+    return splits
+
+
+@dataclasses.dataclass(frozen=True)
+class Attributes:
+    """What a list_attr_celeba.txt says.
+
+    Attributes:
+        names: of the attributes, in the file's order.
+        images: names of the images, a sorted array of bytes.
+        packed: which attributes hold for each image, (images, bytes) uint8, eight to a byte as
+            `np.packbits` has them.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    packed: np.ndarray
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """The rows of `packed` of some images, given by name.
+
+        Raises:
+            KeyError: one is not in the file; its argument is the first such name.
+        """
+        places = np.searchsorted(self.images, images)
+        found = self.images[np.minimum(places, len(self.images) - 1)] == images
+        if not found.all():
+            raise KeyError(images[~found][0])
+        return self.packed[places]
+
+
+_HOLDS = {"1": 1, "-1": 0}
+
+
+def read_attributes(path: Path) -> Attributes:
+    """Read a list_attr_celeba.txt, in a few bytes per image.
+
+    Raises:
+        UserError: it has no header, a line is not a name and 1 or -1 per attribute, it has not as
+            many lines as it says, or a name stands twice.
+    """
+    images, packed, values = _Names(), [], bytearray()
+
+    def pack() -> None:
+        packed.append(np.packbits(np.frombuffer(values, np.uint8).reshape(-1, width), axis=1))
+
+    try:
+        with open(path, encoding="utf-8") as lines:
+            first, names = next(lines, "").strip(), tuple(next(lines, "").split())
+            width, count = len(names), 0
+            if not first.isdecimal() or not names or len(set(names)) < width:
+                raise UserError(
+                    f"{path}: does not begin with the number of images and, on line 2, the "
+                    f"attributes' names; fetch it again"
+                )
+            for number, line in enumerate(lines, start=3):
+                image, *fields = line.split() or [""]
+                if not image:
+                    continue
+                try:
+                    row = bytes(map(_HOLDS.__getitem__, fields))
+                except KeyError:
+                    row = b""
+                if len(row) != width:
+                    raise UserError(
+                        f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1, "
+                        f"found {line.strip()[:80]!r}"
+                    )
+                images.append(image.encode())
+                values += row
+                count += 1
+                if count % 4096 == 0:
+                    pack()
+                    values = bytearray()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
+    if count != int(first) or not count:
+        raise UserError(f"{path}: says {first} images on line 1 and has {count}; fetch it again")
+    if values:
+        pack()
+    listed = images.array()
+    order = np.argsort(listed, kind="stable")
+    listed = listed[order]
+    twice = listed[1:][listed[1:] == listed[:-1]]
+    if len(twice):
+        raise UserError(f"{path}: {twice[0].decode()} stands there a second time")
+    return Attributes(names, listed, np.concatenate(packed)[order])
+
+
+class _Names:
+    """A growing list of byte strings in the memory of an array."""
+
+    def __init__(self) -> None:
+        self._latest: list[bytes] = []
+        self._arrays = [np.empty(0, "S1")]
+
+    def append(self, name: bytes) -> None:
+        self._latest.append(name)
+        if len(self._latest) == 4096:
+            self._arrays.append(np.array(self._latest))
+            self._latest.clear()
+
+    def array(self) -> np.ndarray:
+        return np.concatenate([*self._arrays, np.array(self._latest, "S")])
+
+
+def store_path(source: Path) -> Path:
+    """What the images are read from: the archive, or the unpacked folder where there is none."""
+    archive = source / ARCHIVE
+    return archive if archive.is_file() else source / FOLDER
+
+
+def list_images(source: Path) -> np.ndarray:
+    """Every image of a source, sorted by name, as a table of a few bytes per row.
+
+    Returns:
+        A structured array: "name", the file's name without folders, and where its bytes are.
+        Its rows, as tuples, are what `ImageReader.read` takes. A name that stands twice in the
+        archive has two rows.
+
+    Raises:
+        UserError: the archive is not a whole zip, holds no images, holds some in several folders,
+            is encrypted, or has members that point outside of it.
+    """
+    path = store_path(source)
+    if path.is_dir():
+        names = np.array(
+            [os.fsencode(file.name) for file in os.scandir(path) if _is_image(file.name)]
+        )
+        if not len(names):
+            raise UserError(
+                f"{path}: holds no images (.jpg, .jpeg, .png); a folder deeper, perhaps?"
+            )
+        places = bytearray(_PLACE.size * len(names))
+    else:
+        try:
+            names, places = _archived(path)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    table = np.empty(len(names), [("name", names.dtype), *_PLACE_FIELDS])
+    order = np.argsort(names, kind="stable")
+    table["name"] = names[order]
+    place = np.frombuffer(places, _PLACE_FIELDS)
+    for field, _ in _PLACE_FIELDS:
+        table[field] = place[field][order]
+    return table
+
+
+# Offset, packed size, size, CRC-32 and method of a member; zeros for a file of its own.
+_PLACE = struct.Struct("<QIIIH")
+_PLACE_FIELDS = [
+    ("offset", "<u8"),
+    ("packed", "<u4"),
+    ("size", "<u4"),
+    ("crc", "<u4"),
+    ("method", "<u2"),
+]
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((".jpg", ".jpeg", ".png"))
+
+
+def _archived(path: Path) -> tuple[np.ndarray, bytearray]:
+    names = _Names()
+    places = bytearray()
+    home, inner_archive = None, None
+    with open(path, "rb") as file:
+        for member in members(file):
+            folder, _, name = member.name.replace("\\", "/").rpartition("/")
+            if folder.startswith("/") or ":" in folder or ".." in folder.split("/"):
+                raise UserError(
+                    f"has a member {member.name!r}, which points outside of the archive; this is "
+                    f"not CelebA's: fetch it anew"
+                )
+            if folder.split("/")[0] == "__MACOSX":  # a Mac's notes on files, under their names
+                continue
+            if not _is_image(name):
+                inner_archive = member.name if name.endswith(".zip") else inner_archive
+                continue
+            if member.encrypted:
+                raise UserError(f"is encrypted ({member.name}); unpack it and zip it without")
+            home = folder if home is None else home
+            if folder != home:
+                raise UserError(
+                    f"holds images in several folders ({home or '.'}, {folder or '.'}); keep one"
+                )
+            names.append(name.encode())
+            place = member.offset, member.packed, member.size, member.crc, member.method
+            if max(member.packed, member.size) > _MAX_FILE_BYTES:
+                place = member.offset, 0, _MAX_FILE_BYTES + 1, 0, 0
+            places += _PLACE.pack(*place)
+    if inner_archive and not places:
+        raise UserError(f"holds another archive, {inner_archive}, and no images: unpack it once")
+    if not places:
+        raise UserError("holds no images (.jpg, .jpeg, .png)")
+    return names.array(), places
+
+
+# No photograph's file; unpacking more would only fill the memory.
+_MAX_FILE_BYTES = 64 * 2**20
+
+
+class ImageReader:
+    """Reads images of a source, each by its row of `list_images`; cheap to open anywhere."""
+
+    def __init__(self, source: Path) -> None:
+        self.path = store_path(source)
+        self._archive = open(self.path, "rb") if self.path.is_file() else None  # noqa: SIM115
+
+    def read(self, row: tuple[Any, ...]) -> bytes:
+        """The bytes of one image file.
+
+        Raises:
+            UserError: they cannot be read, are too many, or fail the archive's checksum.
+        """
+        name, offset, packed, size, crc, method = row
+        try:
+            if self._archive is None:
+                path = self.path / os.fsdecode(name)
+                size = path.stat().st_size
+            if size > _MAX_FILE_BYTES:
+                raise UserError(f"is a file of more than {_MAX_FILE_BYTES >> 20} MiB")
+            if self._archive is None:
+                return path.read_bytes()
+            return read_member(self._archive, offset, packed, size, crc, method)
+        except OSError as error:
+            raise UserError(f"cannot be read ({error.strerror or error})") from None
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def __enter__(self) -> "ImageReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,365 @@
+"""CelebA's JPEGs to shards of small square images, one pure task per shard."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from facevae.common.errors import UserError
+from facevae.common.files import atomic_write, exclusive_writer
+from facevae.data.celeba import (
+    ATTRIBUTES,
+    PARTITION,
+    SPLITS,
+    ImageReader,
+    check_source,
+    list_images,
+    read_attributes,
+    read_partition,
+    store_path,
+)
+from facevae.data.executors import default_executor, run_tasks
+from facevae.shards.records import MANIFEST, encode_example, frame_record
+
+ALIGNED_SIZE = (178, 218)  # of CelebA's aligned images, which the crops are cut from
+# What is larger is refused before it is decoded: its pixels alone would take 100 MB.
+_MAX_PIXELS = 2**25
+_JPEG_QUALITY = 95
+_LISTED = 20
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """How an image file becomes a record.
+
+    Attributes:
+        crop: side of the centred square that is cut out of the aligned 178x218 image, pixels;
+            "none" squeezes the whole image, of any size.
+        resize: name of the resampling filter.
+        image_size: side of the result, pixels.
+        record_format: "raw", "png" or "jpeg" (quality 95).
+    """
+
+    crop: int | str
+    resize: str
+    image_size: int
+    record_format: str = "raw"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """All that one shard is made from; plain data, so that any process anywhere can do it.
+
+    Attributes:
+        source: folder in CelebA's layout.
+        target: the file to write.
+        images: rows of `facevae.data.celeba.list_images`.
+    """
+
+    source: str
+    target: str
+    images: np.ndarray
+    settings: ImageSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard.
+
+    Attributes:
+        images: records written.
+        size: bytes written.
+        bad: names of the images that could not be used, with the reason.
+    """
+
+    images: int
+    size: int
+    bad: dict[str, str]
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Upright, without transparency (on white), three channels of 8 bits."""
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "RGB") and "transparency" not in image.info:
+        return image.convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "L", "P", "RGB"):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    raise UserError(f"has pixels of mode {image.mode}, not of 8 bits a channel")
+
+
+def square_image(file: bytes, settings: ImageSettings) -> Image.Image:
+    """Decode, crop and resize one JPEG or PNG file.
+
+    Grey, palette and CMYK images become RGB, transparent ones lie on white, and an EXIF rotation
+    is carried out.
+
+    Returns:
+        An RGB image, image_size pixels square.
+
+    Raises:
+        UserError: not an image, cut short, of a size that the settings do not allow.
+    """
+    try:
+        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise UserError(f"is {image.width}x{image.height} pixels, far too large")
+            whole = _rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError("has far too many pixels") from None
+    except UnidentifiedImageError:
+        raise UserError("is empty" if not file else "is not a JPEG or PNG image") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"is cut short or damaged ({error})") from None
+    width, height = whole.size
+    side = settings.image_size
+    if settings.crop == "none":
+        if width < side or height < side:
+            raise UserError(f"is {width}x{height} pixels, smaller than data.image_size {side}")
+    else:
+        if whole.size != ALIGNED_SIZE:
+            raise UserError(
+                f"is {width}x{height} pixels; data.crop {settings.crop} is for CelebA's aligned "
+                f"178x218, data.crop none for other sizes"
+            )
+        crop = int(settings.crop)
+        left, top = (width - crop) // 2, (height - crop) // 2
+        whole = whole.crop((left, top, left + crop, top + crop))
+    return whole.resize((side, side), _FILTERS[settings.resize])
+
+
+def _encoded(image: Image.Image, record_format: str) -> bytes:
+    if record_format == "raw":
+        return image.tobytes()
+    file = io.BytesIO()
+    # PNG has no quality, and does not mind.
+    image.save(file, record_format.upper(), quality=_JPEG_QUALITY)
+    return file.getvalue()
+
+
+def write_shard(task: ShardTask) -> ShardResult:
+    """Do one task; the file appears when it is whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    bad: dict[str, str] = {}
+    target = Path(task.target)
+    # Two workers may be at the same shard, when one of them was given up for dead.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with (
+            ImageReader(Path(task.source)) as reader,
+            warnings.catch_warnings(),
+            open(temporary, "xb") as shard,
+        ):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for row in task.images.tolist():
+                name = row[0]
+                try:
+                    image = square_image(reader.read(row), task.settings)
+                except UserError as error:
+                    bad[os.fsdecode(name)] = str(error)
+                    continue
+                encoded = _encoded(image, task.settings.record_format)
+                shard.write(frame_record(encode_example({"image": encoded, "name": name})))
+            size = shard.tell()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, task.target) from None
+    os.replace(temporary, target)
+    return ShardResult(len(task.images) - len(bad), size, bad)
+
+
+def _listing(bad: Mapping[str, str]) -> str:
+    lines = [f"  {name}: {reason}" for name, reason in sorted(bad.items())[:_LISTED]]
+    if len(bad) > _LISTED:
+        lines.append(f"  ... and {len(bad) - _LISTED} more")
+    return "\n".join(lines)
+
+
+def prepare(
+    source: Path,
+    target: Path,
+    settings: ImageSettings,
+    *,
+    limits: Mapping[str, int | None],
+    images_per_shard: int,
+    on_bad_image: str = "fail",
+    max_bad_share: float = 0.01,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
+) -> dict[str, Any]:
+    """Write the shards of every split, and their manifest, into the folder `target`.
+
+    Args:
+        source: folder in CelebA's layout.
+        target: replaced when everything is written, and untouched until then.
+        settings: crop, filter, size and format.
+        limits: at most so many images per split, the first by name; None for all.
+        images_per_shard: the last shard of a split may hold fewer.
+        on_bad_image: "fail" looks at every image and then refuses if one cannot be used; "skip"
+            leaves those out and writes their names and reasons into the manifest.
+        max_bad_share: with "skip", the largest share of bad images that is not refused.
+        progress: called with (images done, images in all) after each shard.
+        executors: opens what the tasks run on; see `facevae.data.executors`.
+
+    Returns:
+        The manifest; see `facevae.shards.records`.
+
+    Raises:
+        UserError: the source, its attribute file included, cannot be used as it is; another run
+            is writing `target`.
+        OSError: `target` cannot be written.
+    """
+    source, target = Path(source).resolve(), Path(target).resolve()
+    plan = _plan(source, limits)
+    bad = dict(plan.bad)
+    total = sum(map(len, plan.images.values()))
+    with exclusive_writer(target), atomic_write(target) as folder:
+        folder.mkdir()
+        tasks = {}
+        for split, rows in plan.images.items():
+            starts = range(0, len(rows), images_per_shard)
+            for number, start in enumerate(starts):
+                file = f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
+                part = rows[start : start + images_per_shard]
+                tasks[file] = ShardTask(str(source), str(folder / file), part, settings)
+        results: dict[str, ShardResult] = {}
+        done = 0
+        with contextlib.closing(run_tasks(write_shard, tasks.values(), executors)) as running:
+            for task, result in running:
+                results[Path(task.target).name] = result
+                bad |= result.bad
+                done += len(task.images)
+                progress(done, total)
+        _judge(store_path(source), bad, total + len(plan.bad), on_bad_image, max_bad_share)
+        splits: dict[str, Any] = {
+            split: {"images": 0, "shards": [], "attributes": None} for split in SPLITS
+        }
+        for file in tasks:
+            split, result = splits[file.partition("-")[0]], results[file]
+            split["images"] += result.images
+            split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
+        for name, split in splits.items():
+            if not split["images"]:
+                raise UserError(f"{source / PARTITION}: no image belongs to the {name} split")
+        left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
+        for name, packed in plan.labels.items():
+            kept = packed[~_among(plan.images[name]["name"], left_out)]
+            labels = np.unpackbits(kept, axis=1, count=len(plan.attributes)).astype(bool)
+            path = folder / f"{name}-attributes.npy"
+            np.save(path, labels)
+            splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
+        manifest = {
+            "settings": dataclasses.asdict(settings),
+            "attributes": list(plan.attributes),
+            "splits": splits,
+            "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        # What a worker that died has left.
+        for unfinished in folder.glob(".*"):
+            unfinished.unlink()
+    return manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is to be prepared, before any image was looked at.
+
+    Attributes:
+        images: rows of `facevae.data.celeba.list_images` per split.
+        bad: names that the archive and the partition file do not agree on, with the reason.
+        beyond_limit: how many images of a split its limit leaves out.
+        attributes: their names; none where the source has no attributes.
+        labels: per split, of the same images, rows of
+            `facevae.data.celeba.Attributes.packed`; or none.
+    """
+
+    images: dict[str, np.ndarray]
+    bad: dict[str, str]
+    beyond_limit: dict[str, int]
+    attributes: tuple[str, ...]
+    labels: dict[str, np.ndarray]
+
+
+def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
+    check_source(source)
+    images = list_images(source)
+    names = images["name"]
+    listed = read_partition(source / PARTITION)
+    everything = np.sort(np.concatenate(list(listed.values())))
+    twice = names[1:][names[1:] == names[:-1]]
+    bad = {
+        os.fsdecode(name): reason
+        for which, reason in (
+            (everything[~_among(everything, names)], f"is in {PARTITION}, but nowhere else"),
+            (names[~_among(names, everything)], f"is not in {PARTITION}, so in no split"),
+            (twice, "stands in the archive more than once"),
+        )
+        for name in which.tolist()
+    }
+    chosen, beyond = {}, {}
+    for split, members in listed.items():
+        within = members[: limits[split]]
+        beyond[split] = len(members) - len(within)
+        chosen[split] = images[_among(names, within) & ~_among(names, twice)]
+    names_of, labels = _labels(source / ATTRIBUTES, chosen)
+    return _Plan(chosen, bad, beyond, names_of, labels)
+
+
+def _labels(
+    path: Path, images: Mapping[str, np.ndarray]
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """The attributes' names, and per split the packed labels of its images, if there are any."""
+    if not path.is_file():
+        return (), {}
+    attributes = read_attributes(path)
+    try:
+        labels = {split: attributes.of(rows["name"]) for split, rows in images.items()}
+    except KeyError as error:
+        raise UserError(
+            f"{path}: has no line for {os.fsdecode(error.args[0])}; fetch it again, or take it "
+            f"out of the folder, to do without labels"
+        ) from None
+    return attributes.names, labels
+
+
+def _among(names: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each name whether it is one of the sorted others; `np.isin` in a tenth of its memory."""
+    if not len(others):
+        return np.zeros(len(names), bool)
+    places = np.searchsorted(others, names)
+    return others[np.minimum(places, len(others) - 1)] == names
+
+
+def _judge(
+    store: Path, bad: Mapping[str, str], looked_at: int, on_bad_image: str, max_bad_share: float
+) -> None:
+    if not bad or (on_bad_image == "skip" and len(bad) <= max_bad_share * looked_at):
+        return
+    wrong = f"{store}: {len(bad)} of {looked_at} images cannot be used"
+    if on_bad_image == "skip":
+        raise UserError(f"{wrong}, more than data.max_bad_share {max_bad_share}:\n{_listing(bad)}")
+    raise UserError(
+        f"{wrong}:\n{_listing(bad)}\n"
+        f"Repair the source, or leave them out with data.on_bad_image: skip"
+    )

@@ -1,0 +1,431 @@
+"""Drawn faces in CelebA's layout: a stand-in that needs no download.
+
+Each face is a function of (seed, index) alone: a description is drawn at random, its attributes
+follow from the description, and so does the picture. The eyes, nose and mouth lie where CelebA's
+alignment puts them, so that crops that suit one suit the other.
+"""
+
+import dataclasses
+import io
+import math
+import multiprocessing
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from facevae.common.files import atomic_write, exclusive_writer
+from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
+
+WIDTH, HEIGHT = 178, 218
+
+_SCALE = 2  # drawn so many times larger, then averaged down, against jagged edges
+_JPEG_QUALITY = 92
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever it is drawn
+_IMAGES_PER_CALL = 50
+
+Colour = tuple[int, int, int]
+
+_HAIR: dict[str, list[Colour]] = {
+    "Black_Hair": [(24, 20, 22), (38, 32, 34)],
+    "Brown_Hair": [(84, 54, 34), (112, 74, 46), (64, 42, 30)],
+    "Blond_Hair": [(222, 188, 120), (200, 160, 92), (236, 210, 152)],
+    "Gray_Hair": [(150, 150, 152), (188, 188, 190)],
+}
+_SKIN: list[Colour] = [
+    (250, 224, 206),
+    (240, 204, 178),
+    (226, 182, 148),
+    (204, 154, 118),
+    (164, 114, 82),
+    (116, 76, 54),
+]
+_IRIS: list[Colour] = [(72, 46, 30), (96, 66, 40), (70, 110, 150), (84, 126, 96), (110, 120, 126)]
+_LIPS: list[Colour] = [(178, 34, 58), (200, 60, 90), (150, 30, 50)]
+
+# The attributes that are drawn, under CelebA's names and in its order; every one is true.
+ATTRIBUTE_NAMES = (
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Pale_Skin",
+    "Rosy_Cheeks",
+    "Smiling",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """What is drawn: lengths in pixels of the 178x218 picture, colours in RGB."""
+
+    skin_tone: int
+    skin: Colour
+    hair_name: str
+    hair: Colour
+    bald: bool
+    bangs: bool
+    long_hair: bool
+    hat: Colour | None
+    glasses: bool
+    mustache: bool
+    goatee: bool
+    lipstick: Colour | None
+    rosy: bool
+    smile: float  # curvature of the mouth: > 0 upwards
+    mouth_open: float
+    lip_height: float
+    nose_width: float
+    eye_height: float
+    brow_height: float
+    brow_tilt: float
+    iris: Colour
+    face_width: float
+    face_height: float
+    yaw: float  # features move sideways on the head
+    roll: float  # degrees
+    background: tuple[Colour, Colour]
+    clothes: Colour
+    light: tuple[float, float]  # brightness change towards the right and towards the top
+    exposure: float
+
+    def attributes(self) -> dict[str, bool]:
+        """Which of `ATTRIBUTE_NAMES` hold."""
+        hair_shows = not self.bald
+        drawn = {
+            "Bald": self.bald,
+            "Bangs": self.bangs,
+            "Big_Lips": self.lip_height > 4.6,
+            "Big_Nose": self.nose_width > 13,
+            "Bushy_Eyebrows": self.brow_height > 4.6,
+            "Eyeglasses": self.glasses,
+            "Goatee": self.goatee,
+            "Mouth_Slightly_Open": self.mouth_open > 0,
+            "Mustache": self.mustache,
+            "Narrow_Eyes": self.eye_height < 4.6,
+            "No_Beard": not (self.goatee or self.mustache),
+            "Pale_Skin": self.skin_tone == 0,
+            "Rosy_Cheeks": self.rosy,
+            "Smiling": self.smile > 0,
+            "Wearing_Hat": self.hat is not None,
+            "Wearing_Lipstick": self.lipstick is not None,
+        }
+        for name in _HAIR:
+            drawn[name] = hair_shows and self.hair_name == name
+        return {name: drawn[name] for name in ATTRIBUTE_NAMES}
+
+
+def _shade(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (min(255, max(0, round(channel * factor))) for channel in colour)
+    return red, green, blue
+
+
+def _shade_towards(colour: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = (
+        round(a * (1 - share) + b * share) for a, b in zip(colour, other, strict=True)
+    )
+    return red, green, blue
+
+
+def describe_face(seed: int, index: int) -> Face:
+    """The face number `index` of the set `seed`."""
+    random = np.random.default_rng((seed, index))
+
+    def chance(probability: float) -> bool:
+        return bool(random.random() < probability)
+
+    def between(low: float, high: float) -> float:
+        return float(random.uniform(low, high))
+
+    def jitter(colour: Colour, amount: float) -> Colour:
+        return _shade(colour, between(1 - amount, 1 + amount))
+
+    def pick(options):
+        return options[int(random.integers(len(options)))]
+
+    def any_colour() -> Colour:
+        red, green, blue = (int(channel) for channel in random.integers(30, 226, 3))
+        return red, green, blue
+
+    bearded = chance(0.5)  # who may wear a beard does not wear lipstick
+    skin_tone = int(random.integers(len(_SKIN)))
+    hair_name = pick(list(_HAIR))
+    bald = bearded and chance(0.15)
+    hat = any_colour() if chance(0.08) else None
+    # Muted: the face, not the wall behind it, is what there is to learn.
+    background = _shade_towards(any_colour(), (140, 140, 140), 0.5)
+    smiling = chance(0.55)
+    return Face(
+        skin_tone=skin_tone,
+        skin=jitter(_SKIN[skin_tone], 0.04),
+        hair_name=hair_name,
+        hair=jitter(pick(_HAIR[hair_name]), 0.12),
+        bald=bald,
+        bangs=not bald and hat is None and chance(0.35),
+        long_hair=not bald and not bearded and chance(0.8),
+        hat=hat,
+        glasses=chance(0.15),
+        mustache=bearded and chance(0.25),
+        goatee=bearded and chance(0.25),
+        lipstick=pick(_LIPS) if not bearded and chance(0.5) else None,
+        rosy=chance(0.2),
+        smile=between(3.0, 8.0) if smiling else between(-3.0, -0.5),
+        mouth_open=between(4.0, 9.0) if chance(0.45) else 0.0,
+        lip_height=between(2.8, 5.6),
+        nose_width=between(8.0, 15.0),
+        eye_height=between(3.8, 7.0),
+        brow_height=between(2.4, 5.8),
+        brow_tilt=between(-3.0, 3.0),
+        iris=pick(_IRIS),
+        face_width=between(92, 110),
+        face_height=between(126, 146),
+        yaw=between(-9, 9),
+        roll=between(-7, 7),
+        background=(background, jitter(background, 0.4)),
+        clothes=any_colour(),
+        light=(between(-0.28, 0.28), between(-0.12, 0.18)),
+        exposure=between(0.82, 1.12),
+    )
+
+
+# From the left background colour to the right one.
+_RAMP = Image.linear_gradient("L").rotate(90).resize((WIDTH * _SCALE, HEIGHT * _SCALE))
+
+# Points of the unit circle, to draw ellipses that can be turned.
+_CIRCLE = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, math.tau, 41).tolist()]
+
+
+class _Pen:
+    """Draws in the coordinates of the final picture, turned by `roll` degrees about its middle."""
+
+    def __init__(self, image: Image.Image, roll: float) -> None:
+        self._draw = ImageDraw.Draw(image)
+        self._cosine, self._sine = math.cos(math.radians(roll)), math.sin(math.radians(roll))
+
+    def _turned(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        middle_x, middle_y = WIDTH / 2, HEIGHT / 2
+        return [
+            (
+                (middle_x + (x - middle_x) * self._cosine + (y - middle_y) * self._sine) * _SCALE,
+                (middle_y - (x - middle_x) * self._sine + (y - middle_y) * self._cosine) * _SCALE,
+            )
+            for x, y in points
+        ]
+
+    def ellipse(self, x: float, y: float, width: float, height: float, fill: Colour) -> None:
+        self.polygon([(x + a * width / 2, y + b * height / 2) for a, b in _CIRCLE], fill)
+
+    def polygon(self, points: list[tuple[float, float]], fill: Colour) -> None:
+        self._draw.polygon(self._turned(points), fill=fill)
+
+    def line(self, points: list[tuple[float, float]], width: float, fill: Colour) -> None:
+        self._draw.line(self._turned(points), fill, round(width * _SCALE), joint="curve")
+
+    def ring(
+        self, x: float, y: float, width: float, height: float, line: float, fill: Colour
+    ) -> None:
+        self.line([(x + a * width / 2, y + b * height / 2) for a, b in _CIRCLE], line, fill)
+
+
+def _curve(x: float, y: float, width: float, bend: float) -> list[tuple[float, float]]:
+    """Points of a parabola through (x, y) at its middle; its ends lie `bend` higher."""
+    steps = np.linspace(-1.0, 1.0, 13)
+    return [(x + step * width / 2, y - bend * step * step) for step in steps.tolist()]
+
+
+def _draw_head(pen: _Pen, face: Face, x: float) -> None:
+    top, width, height = 54.0, face.face_width, face.face_height
+    middle = top + height / 2
+    dark_hair = _shade(face.hair, 0.8)
+    if face.long_hair:
+        pen.ellipse(x, 122, width + 44, 178, dark_hair)
+        pen.polygon(
+            [
+                (x - width / 2 - 22, 120),
+                (x - width / 2 - 16, 204),
+                (x + width / 2 + 16, 204),
+                (x + width / 2 + 22, 120),
+            ],
+            dark_hair,
+        )
+    pen.ellipse(x, 246, 210, 108, face.clothes)
+    pen.polygon(
+        [(x - 24, 160), (x - 30, 206), (x + 30, 206), (x + 24, 160)], _shade(face.skin, 0.78)
+    )
+    pen.ellipse(x, 205, 58, 22, _shade(face.skin, 0.78))
+    if not face.bald and not face.long_hair:
+        pen.ellipse(x, 94, width + 14, 108, dark_hair)
+    if not face.long_hair:
+        for side in (-1, 1):
+            pen.ellipse(x + side * width / 2, 122, 15, 28, _shade(face.skin, 0.85))
+    pen.ellipse(x, middle, width, height, _shade(face.skin, 0.9))
+    pen.ellipse(x + face.yaw / 3, middle - 1, width - 7, height - 7, face.skin)
+
+
+def _draw_hair(pen: _Pen, face: Face, x: float) -> None:
+    width = face.face_width
+    if face.hat is not None:
+        pen.ellipse(x, 68, width + 22, 76, face.hat)
+        pen.ellipse(x, 84, width + 52, 22, _shade(face.hat, 0.7))
+    elif face.bangs:
+        outline = [
+            (x + step * (width + 14) / 2, 88 - 42 * (1 - step * step) ** 0.5)
+            for step in np.linspace(-1, 1, 17).tolist()
+        ]
+        fringe = [(x + (width + 4) / 2, 104), (x + 20, 96), (x, 99), (x - 20, 96)]
+        pen.polygon([*outline, *fringe, (x - (width + 4) / 2, 104)], face.hair)
+    elif not face.bald:
+        outline = [
+            (x + step * (width + 14) / 2, 96 - 52 * (1 - step * step) ** 0.5)
+            for step in np.linspace(-1, 1, 17).tolist()
+        ]
+        hairline = [
+            (x + step * (width - 6) / 2, 104 - 36 * (1 - step * step) ** 0.5)
+            for step in np.linspace(1, -1, 17).tolist()
+        ]
+        pen.polygon([*outline, *hairline], face.hair)
+
+
+def _draw_features(pen: _Pen, face: Face, x: float) -> None:
+    x += face.yaw
+    outline = _shade(face.skin, 0.45)
+    for side in (-1, 1):
+        # The half of the face that turns away is narrower.
+        eye = x + side * (19.5 + side * face.yaw * -0.25)
+        if face.rosy:
+            pen.ellipse(eye + side * 5, 136, 22, 14, _shade_towards(face.skin, (235, 90, 90), 0.3))
+        pen.ellipse(eye, 111, 18.5, face.eye_height * 2 + 2, outline)
+        pen.ellipse(eye, 111.6, 17, face.eye_height * 2, (246, 244, 240))
+        iris = min(9.0, face.eye_height * 2)
+        pen.ellipse(eye + face.yaw * 0.15, 111.4, 9, iris, face.iris)
+        pen.ellipse(eye + face.yaw * 0.15, 111.4, 4.4, min(4.4, iris), (12, 10, 10))
+        pen.ellipse(eye + face.yaw * 0.15 + 1.6, 109.8, 1.8, 1.8, (255, 255, 255))
+        brow_colour = _shade(face.hair, 0.7) if not face.bald else _shade(face.skin, 0.4)
+        inner, outer = eye - side * 10, eye + side * 11
+        brow = [(inner, 98 + face.brow_tilt), (eye, 95.5), (outer, 98 - face.brow_tilt * 0.4)]
+        pen.line(brow, face.brow_height, brow_colour)
+    shadow = _shade(face.skin, 0.82)
+    nose = face.nose_width
+    pen.polygon([(x - 2.5, 112), (x + 2.5, 112), (x + nose / 2, 136), (x - nose / 2, 136)], shadow)
+    pen.ellipse(x, 135, nose + 4, 9, _shade(face.skin, 0.86))
+    pen.polygon(
+        [(x - 1.2, 112), (x + 1.6, 112), (x + 3, 133), (x - 2, 133)], _shade(face.skin, 1.05)
+    )
+    for side in (-1, 1):
+        pen.ellipse(x + side * nose * 0.3, 137.6, 3.4, 2.2, _shade(face.skin, 0.5))
+    beard = _shade(face.hair, 0.75)
+    if face.goatee:
+        pen.ellipse(x, 172, 32, 28, beard)
+    if face.mustache:
+        pen.polygon([*_curve(x, 142, 30, -5), *reversed(_curve(x, 150, 40, -3))], beard)
+    lip = face.lipstick or _shade_towards(face.skin, (170, 70, 70), 0.45)
+    mouth_width = 33.0 + max(0.0, face.smile)
+    y = 154.0 + face.smile / 3
+    height, gap = face.lip_height, face.mouth_open
+    upper = _curve(x, y - gap / 2, mouth_width, face.smile)
+    lower = _curve(x, y + gap / 2, mouth_width, face.smile + gap / 2)
+    if gap:
+        pen.polygon([*upper, *reversed(lower)], (66, 18, 22))
+        teeth = _curve(x, y - gap / 2 + gap * 0.45, mouth_width * 0.84, face.smile)
+        pen.polygon([*upper, *reversed(teeth)], (240, 238, 232))
+    pen.line(upper, height * 0.8, _shade(lip, 0.9))
+    pen.line(lower, height, lip)
+    if face.glasses:
+        frame = (34, 30, 34)
+        for side in (-1, 1):
+            pen.ring(x + side * 20, 112, 33, 27, 2.2, frame)
+            pen.line(
+                [(x + side * 36, 110), (x - face.yaw + side * face.face_width / 2, 108)], 2, frame
+            )
+        pen.line([(x - 4, 110), (x + 4, 110)], 2.2, frame)
+
+
+def draw_face(face: Face) -> Image.Image:
+    """The picture, 178x218 RGB."""
+    size = (WIDTH * _SCALE, HEIGHT * _SCALE)
+    left, right = (Image.new("RGB", size, colour) for colour in face.background)
+    image = Image.composite(left, right, _RAMP)
+    pen = _Pen(image, face.roll)
+    x = WIDTH / 2
+    _draw_head(pen, face, x)
+    _draw_features(pen, face, x)
+    _draw_hair(pen, face, x)
+    image = image.reduce(_SCALE).filter(ImageFilter.BoxBlur(0.6))
+    across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :, None] * face.light[0]
+    down = np.linspace(1, -1, HEIGHT, dtype=np.float32)[:, None, None] * face.light[1]
+    lit = np.asarray(image, np.float32) * (face.exposure + across + down)
+    return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
+
+
+def face_jpegs(seed: int, indices: range) -> list[tuple[bytes, dict[str, bool]]]:
+    """JPEG bytes and attributes of several faces; a pure task for a worker process."""
+    drawn = []
+    for index in indices:
+        face = describe_face(seed, index)
+        jpeg = io.BytesIO()
+        draw_face(face).save(jpeg, "JPEG", quality=_JPEG_QUALITY)
+        drawn.append((jpeg.getvalue(), face.attributes()))
+    return drawn
+
+
+def _drawn(seed: int, images: int) -> Iterator[tuple[bytes, dict[str, bool]]]:
+    ranges = [
+        range(start, min(start + _IMAGES_PER_CALL, images))
+        for start in range(0, images, _IMAGES_PER_CALL)
+    ]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as executor:
+        for batch in executor.map(face_jpegs, [seed] * len(ranges), ranges):
+            yield from batch
+
+
+def _split(index: int, images: int) -> int:
+    """0 train, 1 validation, 2 test: 80 %, 10 %, 10 %, in order, as CelebA has it."""
+    return 0 if index < images * 8 // 10 else 1 if index < images * 9 // 10 else 2
+
+
+def synthesize(
+    target: Path,
+    images: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Draw a data set into the folder `target`, in CelebA's layout.
+
+    The same arguments give the same bytes. `target` is replaced once everything is drawn.
+
+    Args:
+        images: faces in all, at least 20, so that each split has two.
+        progress: called with (faces done, faces in all).
+    """
+    partition, rows = [], []
+    with exclusive_writer(target), atomic_write(target) as folder:
+        folder.mkdir()
+        with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
+            for index, (jpeg, attributes) in enumerate(_drawn(seed, images)):
+                name = f"{index + 1:06d}.jpg"
+                archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", _ZIP_DATE), jpeg)
+                partition.append(f"{name} {_split(index, images)}\n")
+                values = " ".join("1" if holds else "-1" for holds in attributes.values())
+                rows.append(f"{name} {values}\r\n")
+                progress(index + 1, images)
+        (folder / PARTITION).write_bytes("".join(partition).encode())
+        header = f"{images}\r\n{' '.join(ATTRIBUTE_NAMES)}\r\n"
+        (folder / ATTRIBUTES).write_bytes((header + "".join(rows)).encode())

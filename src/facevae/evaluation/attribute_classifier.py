@@ -1,0 +1,223 @@
+"""A small network that tells the attributes of a face, and its features, a yardstick of this data.
+
+It has nothing to do with the VAE: what it sees in images does not depend on any of the study's
+parameters but the data's, so that figures on its features compare between models of the same data,
+and with nothing else.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from facevae.common.errors import UserError
+from facevae.common.parameters import CHANNELS
+from facevae.model.layers import MOMENTUM, FusedBatchNormalization, ZeroBiasGradConv2D
+from facevae.model.saving import save_model
+from facevae.shards.batches import Shards, images, labelled_batches
+
+FEATURES = 128  # numbers in which the network describes an image
+
+NAMES = "names.json"
+NETWORK = "network.keras"
+
+# With one layer less the last does not see enough of the face to tell a smile.
+_FILTERS = (16, 32, 64, FEATURES, FEATURES)
+_BATCH_SIZE = 32
+_LEARNING_RATE = 2e-3
+# Eight times the built-in faces, and CelebA once.
+_IMAGES_SEEN = 12_000
+_SEED = 1
+
+
+@keras.saving.register_keras_serializable("facevae")
+class AttributeClassifier(keras.Model):
+    """Five convolutions of stride 2, the mean over positions, a Dense layer.
+
+    Takes images (batch, size, size, 3) in [0, 1] and gives probabilities (batch, attributes); its
+    part `features` gives (batch, `FEATURES`).
+
+    Args:
+        image_size: side of the images, pixels.
+        attributes: how many there are.
+    """
+
+    def __init__(
+        self, image_size: int, attributes: int, name: str = "attributes", **kwargs: Any
+    ) -> None:
+        super().__init__(name=name, **kwargs)  # a name made up by Keras counts up
+        self._config = {"image_size": image_size, "attributes": attributes}
+        x = inputs = keras.Input((image_size, image_size, CHANNELS), name="images")
+        for layer, filters in enumerate(_FILTERS, start=1):
+            x = ZeroBiasGradConv2D(filters, 3, strides=2, padding="same", name=f"conv_{layer}")(x)
+            x = FusedBatchNormalization(momentum=MOMENTUM, name=f"normalization_{layer}")(x)
+            x = keras.layers.Activation("relu", name=f"activation_{layer}")(x)
+        x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+        self.features = keras.Model(inputs, x, name="features")
+        self.classifier = keras.layers.Dense(attributes, "sigmoid", name="classifier")
+        self.build((None, image_size, image_size, CHANNELS))
+
+    def build(self, input_shape: Any) -> None:
+        self.classifier.build((None, FEATURES))
+        self.built = True
+
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        return self.classifier(self.features(images, training=training))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config}
+
+
+def train_classifier(
+    shards: Shards,
+    *,
+    images_seen: int = _IMAGES_SEEN,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AttributeClassifier:
+    """Train on the train split: binary cross-entropy, mean over attributes, unweighted.
+
+    Weights that make up for rare attributes would be as large as 50 for CelebA's;
+    `attribute_metrics` moves the threshold instead.
+
+    Args:
+        shards: with labels.
+        images_seen: training goes on for whole epochs until it has seen so many.
+        progress: called with (images done, images in all) after each batch.
+    """
+    count = shards.counts["train"]
+    epochs = -(-images_seen // count)
+    steps = epochs * -(-count // _BATCH_SIZE)
+    size = shards.image_size, len(shards.attributes)
+    network = AttributeClassifier(*size)
+    rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
+    # XLA, Keras' choice, is slower on a CPU.
+    network.compile(keras.optimizers.Adam(rate), "binary_crossentropy", jit_compile=False)
+    step = 0
+
+    def report(batch: int, logs: object = None) -> None:
+        nonlocal step
+        step += 1
+        progress(step * epochs * count // steps, epochs * count)
+
+    batches = labelled_batches(shards, batch_size=_BATCH_SIZE, seed=_SEED)
+    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=report)]
+    network.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    bare = AttributeClassifier(*size)  # without the optimizer, and what that keeps
+    bare.set_weights(network.get_weights())
+    return bare
+
+
+def probabilities(network: AttributeClassifier, shards: Shards, split: str) -> np.ndarray:
+    """What the network says of each image of a split, (images, attributes) float32."""
+    return _outputs(network, images(shards, split, _BATCH_SIZE))
+
+
+def _outputs(network: keras.Model, batches: Iterable[Any]) -> np.ndarray:
+    found = [network(batch, training=False) for batch in batches]
+    return np.concatenate([keras.ops.convert_to_numpy(batch) for batch in found])
+
+
+def _share(right: np.ndarray) -> float | None:
+    return float(np.mean(right)) if right.size else None
+
+
+def _rounded_mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 6) if known else None
+
+
+def attribute_metrics(
+    found: np.ndarray, labels: np.ndarray, train_labels: np.ndarray
+) -> list[dict]:
+    """How well each attribute is told, and how well by always saying what holds for most.
+
+    Args:
+        found: probabilities (images, attributes).
+        labels: what is true, (images, attributes) bool.
+        train_labels: of the images that the network was trained on, likewise.
+
+    Returns:
+        Per attribute: share, of the images for which it holds; accuracy, where a probability above
+        1/2 counts as yes; majority_accuracy, of the more frequent answer in training, always; and
+        balanced_accuracy, the mean of the accuracies over images with and without it, 1/2 for
+        guessing, where a probability above the attribute's share in training counts as yes. That
+        threshold is the best for it, as 1/2 is for accuracy. None where there is no image with or
+        without it.
+    """
+    rows = []
+    for column, (guess, truth) in enumerate(zip(found.T, labels.T, strict=True)):
+        share = train_labels[:, column].mean()
+        yes = guess > share
+        with_it, without = _share(yes[truth]), _share(~yes[~truth])
+        balanced = None if with_it is None or without is None else (with_it + without) / 2
+        rows.append(
+            {
+                "share": _rounded_mean([_share(truth)]),
+                "balanced_accuracy": _rounded_mean([balanced]),
+                "accuracy": _rounded_mean([_share((guess > 0.5) == truth)]),
+                "majority_accuracy": _rounded_mean([_share(truth == (share > 0.5))]),
+            }
+        )
+    return rows
+
+
+def summary(shards: Shards, network: AttributeClassifier | None) -> dict[str, Any]:
+    """`attribute_metrics` on the validation split: means over the attributes, and each by name.
+
+    A figure that is not defined is None; without labels all are, and there is no attribute.
+    """
+    rows: list[dict] = []
+    if network is not None:
+        found = probabilities(network, shards, "validation")
+        rows = attribute_metrics(found, shards.labels("validation"), shards.labels("train"))
+    return {
+        **{
+            name: _rounded_mean([row[name] for row in rows])
+            for name in ("balanced_accuracy", "accuracy", "majority_accuracy")
+        },
+        "attributes": dict(zip(shards.attributes, rows, strict=True)),
+    }
+
+
+def save_classifier(
+    network: AttributeClassifier | None, names: tuple[str, ...], folder: Path
+) -> None:
+    """Write a folder of `NAMES`, the attributes in the order of the outputs, and `NETWORK`.
+
+    Without a network, for data without labels, there are no names, and there is no such file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAMES).write_text(json.dumps(names) + "\n", encoding="utf-8")
+    if network is not None:
+        save_model(network, folder / NETWORK)
+
+
+def load_classifier(folder: Path) -> AttributeClassifier | None:
+    """What `save_classifier` has written; None for data without labels.
+
+    Raises:
+        UserError: the folder, or what its names promise, is not there or not whole.
+    """
+    try:
+        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        return keras.saving.load_model(folder / NETWORK) if names else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder}: is not what the attributes stage writes ({reason}); write it again: "
+            f"dvc repro --force --single-item attributes"
+        ) from None
+
+
+def features(network: AttributeClassifier, pictures: np.ndarray) -> np.ndarray:
+    """What the network describes images with, (count, `FEATURES`) float32.
+
+    Args:
+        pictures: (count, size, size, 3) in [0, 1], of the size that the network was trained on.
+    """
+    starts = range(0, len(pictures), _BATCH_SIZE)
+    return _outputs(network.features, (pictures[start : start + _BATCH_SIZE] for start in starts))

@@ -1,0 +1,158 @@
+"""Metrics of pixels: PSNR, SSIM and MS-SSIM of pairs of images; diversity and sharpness of a set.
+
+Images are arrays (count, height, width, 3) of float in [0, 1]. A metric that is not defined for
+images of some size refuses them: below `SSIM_SIDE` and `MS_SSIM_SIDE`.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from facevae.common.errors import UserError
+
+_WINDOW = 11  # of SSIM, pixels
+
+# The smallest images, pixels a side, for which the metric is defined.
+SSIM_SIDE = _WINDOW
+MS_SSIM_SIDE = 2 * _WINDOW  # two scales
+
+# Exponents of MS-SSIM's scales, finest first (Wang, Simoncelli & Bovik 2003).
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+_BLOCK = 64  # images in work at a time
+
+
+def check_pairs(first: np.ndarray, second: np.ndarray) -> None:
+    """Raise a ValueError unless two sets of images have the same shape."""
+    if first.shape != second.shape:
+        raise ValueError(f"images {first.shape} and {second.shape} are not pairs")
+
+
+def check_side(images: np.ndarray, side: int, what: str) -> None:
+    """Raise a UserError if images are smaller than `side` pixels, which the metric `what` needs."""
+    if min(images.shape[1:3]) < side:
+        height, width = images.shape[1:3]
+        raise UserError(
+            f"{what} needs images of {side} x {side} pixels or more, not {height} x {width}"
+        )
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most 64 images, so that little memory is in use at a time."""
+    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Structural similarity of each pair, 1 for equal images: tf.image's, Gaussian window of 11.
+
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+
+    Args:
+        first, second: (count, height, width, 3).
+
+    Returns:
+        (count,) float64, mean over positions and channels.
+
+    Raises:
+        UserError: the images are smaller than the window of 11 pixels.
+        ValueError: they are not pairs.
+    """
+    check_pairs(first, second)
+    check_side(first, SSIM_SIDE, "SSIM")
+    found = [tf.image.ssim(first[block], second[block], 1.0) for block in blocks(len(first))]
+    return np.concatenate(found).astype(np.float64)
+
+
+def ms_ssim_scales(side: int) -> int:
+    """How many of MS-SSIM's five scales, each half the last, hold its window of 11 pixels."""
+    return sum(side >> scale >= _WINDOW for scale in range(len(_SCALE_WEIGHTS)))
+
+
+def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Multi-scale structural similarity of each pair, 1 for equal images: tf.image's.
+
+    Wang, Simoncelli & Bovik 2003, "Multiscale structural similarity for image quality assessment":
+    five scales, the last of images 16 times smaller. Images of less than 176 pixels do not hold
+    the window of 11 pixels there. The window is kept and the scales are left out, rather than the
+    other way round: with a smaller one, SSIM's Gaussian of sigma 1.5 would be cut off, and every
+    scale would measure something else. The exponents of those that remain are scaled to sum to 1.
+    There are four at 96 pixels, so that figures compare at equal image sizes only.
+
+    Args and Returns: as `ssim`.
+
+    Raises:
+        UserError: less than two scales fit, for images of less than 22 pixels.
+        ValueError: they are not pairs.
+    """
+    check_pairs(first, second)
+    check_side(first, MS_SSIM_SIDE, "MS-SSIM")
+    weights = np.array(_SCALE_WEIGHTS[: ms_ssim_scales(min(first.shape[1:3]))])
+    weights /= weights.sum()
+    found = [
+        tf.image.ssim_multiscale(first[block], second[block], 1.0, power_factors=weights)
+        for block in blocks(len(first))
+    ]
+    return np.concatenate(found).astype(np.float64)
+
+
+def diversity(images: np.ndarray, *, seed: int = 0) -> float:
+    """Mean `ms_ssim` over random pairs of a set: the smaller, the more its images differ.
+
+    Odena et al. 2016, arXiv 1610.09585. It says something only beside that of real images. There
+    are as many pairs as images; each image is in two, and never beside itself.
+
+    Args:
+        images: (count, height, width, 3), at least two.
+        seed: of the pairs.
+
+    Raises:
+        UserError: the images are too small for MS-SSIM.
+        ValueError: there are no two of them.
+    """
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} images make no pairs")
+    order = np.random.default_rng(seed).permutation(len(images))
+    others = np.roll(order, 1)
+    # Block by block: the pairs of a whole set would be two more of it.
+    found = [ms_ssim(images[order[block]], images[others[block]]) for block in blocks(len(order))]
+    return float(np.mean(np.concatenate(found)))
+
+
+def sharpness(images: np.ndarray) -> float:
+    """Variance over the pixels of the 3x3 Laplacian of the grey image, mean over images.
+
+    Tolstikhin et al. 2017, arXiv 1711.01558, appendix: kernel [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
+    no padding. Grey is 0.299 red + 0.587 green + 0.114 blue. It takes noise for sharpness, too.
+
+    Args:
+        images: (count, height, width, 3), at least 3 pixels a side.
+    """
+    variances = []
+    for block in blocks(len(images)):
+        grey = images[block].astype(np.float64) @ [0.299, 0.587, 0.114]
+        laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+        laplacian -= 4.0 * grey[:, 1:-1, 1:-1]
+        variances.append(laplacian.var(axis=(1, 2)))
+    return float(np.mean(np.concatenate(variances)))
+
+
+def sharpness_ratio(images: np.ndarray, real: np.ndarray) -> float | None:
+    """`sharpness` of images over that of real ones; None if those are flat."""
+    of_real = sharpness(real)
+    return sharpness(images) / of_real if of_real else None
+
+
+def psnr(originals: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each image, dB, for pixel values in [0, 1].
+
+    PSNR = -10 log10(MSE), the MSE over height, width and channels.
+
+    Args:
+        originals, reconstructed: (count, height, width, channels).
+
+    Returns:
+        (count,) float64.
+    """
+    difference = reconstructed.astype(np.float64) - originals
+    return -10.0 * np.log10(np.mean(np.square(difference), axis=(1, 2, 3)))

@@ -1,0 +1,118 @@
+"""What a VAE says of how likely images are: bounds of the log likelihood, in bits per dimension.
+
+Only for a Decoder that is a proper density of real-valued pixels, here a Gaussian around its
+output, of one standard deviation sigma for all D = height * width * channels pixel values in
+[0, 1]:
+
+    ln p(x|z) = -sum over D of (x - x')^2 / (2 sigma^2) - D/2 ln(2 pi sigma^2)    nats
+
+Binary cross-entropy on real-valued pixels is none, and has no such figure.
+
+Bits per dimension are -ln p(x) / (D ln 2), + 8 for pixels of 256 levels scaled to [0, 1], as the
+literature reports them. They are of a density, not of the levels themselves: the smaller the
+better, and there is no bound below.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from facevae.model.losses import kl_per_unit, sample_latent, squared_error
+from facevae.model.vae import VAE
+
+_BITS_OF_A_PIXEL = 8.0
+_BLOCK = 64  # images in work at a time
+
+
+def decoder_sigma(vae: VAE) -> float | None:
+    """Standard deviation of the Gaussian Decoder that a loss stands for; see `model.losses`.
+
+    With "gaussian" it is the loss' own, whatever the KL weight; with "mse", sigma^2 =
+    kl_weight / 2. None where the loss stands for no such Decoder: with "bce", and with "mse" and a
+    KL weight of 0, a plain autoencoder's.
+    """
+    if vae.reconstruction == "gaussian":
+        return math.exp(float(keras.ops.convert_to_numpy(vae.log_sigma)))
+    if vae.reconstruction != "mse" or vae.kl_weight == 0.0:
+        return None
+    return math.sqrt(vae.kl_weight / 2.0)
+
+
+def log_density(error, *, sigma: float, dimensions: int):
+    """ln p(x|z) of a Gaussian Decoder, nats, from the sum of squared errors over all dimensions."""
+    variance = sigma**2
+    return -error / (2.0 * variance) - dimensions / 2.0 * math.log(2.0 * math.pi * variance)
+
+
+def bits_per_dimension(log_likelihood, dimensions: int):
+    """From nats of log density of an image with pixels in [0, 1]; see the module."""
+    return -log_likelihood / (dimensions * math.log(2.0)) + _BITS_OF_A_PIXEL
+
+
+def _encoded(vae: VAE, images: np.ndarray):
+    """Blocks of images with their mu and log_var."""
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK]
+        yield block, *vae.encode(block)
+
+
+def elbo_bits_per_dimension(
+    vae: VAE, images: np.ndarray, *, sigma: float, seed: int = 0
+) -> np.ndarray:
+    """The evidence lower bound of each image, bits per dimension: at least the likelihood's.
+
+    ELBO = ln p(x|z) - KL(q(z|x) || N(0, I)) with one z drawn from q (Kingma & Welling 2013,
+    arXiv 1312.6114).
+
+    Args:
+        images: (count, size, size, 3) in [0, 1].
+        sigma: standard deviation of the Gaussian Decoder, in units of the pixel values.
+        seed: of z.
+
+    Returns:
+        (count,) float64.
+    """
+    random = np.random.default_rng(seed)
+    dimensions, bounds = math.prod(images.shape[1:]), []
+    for block, mu, log_var in _encoded(vae, images):
+        epsilon = random.standard_normal(mu.shape, dtype=np.float32)
+        decoded = vae.decoder(sample_latent(mu, log_var, epsilon), training=False)
+        error = keras.ops.convert_to_numpy(squared_error(block, decoded)).astype(np.float64)
+        kl = keras.ops.convert_to_numpy(keras.ops.sum(kl_per_unit(mu, log_var), axis=1))
+        bounds.append(log_density(error, sigma=sigma, dimensions=dimensions) - kl)
+    return bits_per_dimension(np.concatenate(bounds), dimensions)
+
+
+def importance_weighted_bits_per_dimension(
+    vae: VAE, images: np.ndarray, *, sigma: float, samples: int, seed: int = 0
+) -> np.ndarray:
+    """The importance-weighted bound of each image, bits per dimension: tighter than the ELBO.
+
+    ln (1/K sum over K of p(x, z) / q(z|x)) with K draws of z from q; in expectation it rises with
+    K, towards ln p(x) (Burda et al. 2015, arXiv 1509.00519, equation 8). Every draw decodes every
+    image.
+
+    Args:
+        images, sigma, seed: as `elbo_bits_per_dimension`.
+        samples: K.
+
+    Returns:
+        (count,) float64.
+    """
+    random = np.random.default_rng(seed)
+    dimensions, bounds = math.prod(images.shape[1:]), []
+    for block, mu, log_var in _encoded(vae, images):
+        spread = keras.ops.convert_to_numpy(log_var).astype(np.float64)
+        weights = []
+        for _ in range(samples):
+            epsilon = random.standard_normal(mu.shape, dtype=np.float32)
+            z = sample_latent(mu, log_var, epsilon)
+            decoded = vae.decoder(z, training=False)
+            error = keras.ops.convert_to_numpy(squared_error(block, decoded)).astype(np.float64)
+            # ln p(z) - ln q(z|x); their constants cancel.
+            squares = np.square(keras.ops.convert_to_numpy(z).astype(np.float64))
+            ratio = 0.5 * (np.square(epsilon.astype(np.float64)) + spread - squares).sum(axis=1)
+            weights.append(log_density(error, sigma=sigma, dimensions=dimensions) + ratio)
+        bounds.append(np.logaddexp.reduce(weights, axis=0) - math.log(samples))
+    return bits_per_dimension(np.concatenate(bounds), dimensions)

@@ -1,0 +1,132 @@
+"""How much memory a card has for a training step, and the largest batch that fits."""
+
+import re
+from fractions import Fraction
+
+from facevae.common.errors import UserError
+from facevae.common.parameters import Parameters
+from facevae.memory.ledger import Ledger, largest_batch, ledger
+
+MIB = 2**20
+
+# What a process on a GPU takes before its first tensor. 300 MiB and more with PyTorch and CUDA 11.7
+# (https://github.com/pytorch/pytorch/issues/107667); of a GTX 1050 Ti's 4 GiB TensorFlow found 125
+# MiB gone (https://github.com/tensorflow/tensorflow/issues/24496). A screen takes its own share.
+CUDA_CONTEXT = 300 * MIB
+
+# What TensorFlow leaves, of the memory that is free when it starts, to cuDNN, cuBLAS and kernels:
+# 225 MiB of less than 2 GiB, else 500 MiB on cards up to the GTX 10 series. On newer ones it is
+# 1050 MiB and more, unless the environment says otherwise
+# (https://github.com/tensorflow/tensorflow/pull/44810).
+_SMALL_CARD = 2**31
+RESERVE_OF_SMALL_CARD = 225 * MIB
+RESERVE = 500 * MIB
+RESERVE_VARIABLE = "TF_DEVICE_MIN_SYS_MEMORY_IN_MB"
+
+# The ledger is held to within a tenth of what is measured. What an allocator cannot use because it
+# is in pieces, and cuDNN's scratch space, are not in it.
+_TOLERANCE = Fraction(1, 10)
+
+# Cards are sold in GB and have GiB: G, GB and GiB are the same here.
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_SIZE = re.compile(
+    r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:([KMGT])(?:i?B)?|B|bytes?)", re.IGNORECASE
+)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from text such as "4GiB", "4096 MiB", "1.5G" or "4GB"; G, GB and GiB are the same.
+
+    Raises:
+        UserError: it is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    size = int(Fraction(match[1]) * 2 ** _UNITS[(match[2] or "").upper()]) if match else 0
+    if size < 1:
+        raise UserError(f"{text!r} is not a card's memory; give it as 4GiB, 4096MiB or 1.5GB")
+    return size
+
+
+def step_memory(card: int) -> int:
+    """Bytes that a training step may take on a card.
+
+    Args:
+        card: bytes of memory that the card has.
+
+    Returns:
+        What is left without `CUDA_CONTEXT`, TensorFlow's reserve and a tenth of the rest; 0 if
+        nothing is.
+    """
+    free = card - CUDA_CONTEXT
+    return max(0, int((free - tensorflow_reserve(free)) * (1 - _TOLERANCE)))
+
+
+def tensorflow_reserve(free: int) -> int:
+    return RESERVE_OF_SMALL_CARD if free < _SMALL_CARD else RESERVE
+
+
+def smallest_card(step: int) -> int:
+    """Bytes of the smallest card on which a step may take `step` bytes."""
+    needed = CUDA_CONTEXT - (-step // (1 - _TOLERANCE))
+    small = needed + RESERVE_OF_SMALL_CARD
+    return int(small if small - CUDA_CONTEXT < _SMALL_CARD else needed + RESERVE)
+
+
+def whole_batch(parameters: Parameters, batch_size: int) -> int:
+    """The batch size, or the next one that `train.accumulation_steps` divides."""
+    steps = parameters.train.accumulation_steps
+    return -(-batch_size // steps) * steps
+
+
+def inter_dense_units(parameters: Parameters, variant: str) -> int:
+    """Units of the extra Dense layer, 0 for none."""
+    return parameters.encoder.inter_dense if variant == "inter_dense" else 0
+
+
+def variant_ledger(parameters: Parameters, variant: str) -> Ledger:
+    """The ledger of a variant's training step."""
+    return ledger(
+        parameters.encoder,
+        parameters.train,
+        image_size=parameters.data.image_size,
+        inter_dense=inter_dense_units(parameters, variant),
+        reconstruction=parameters.loss.reconstruction,
+    )
+
+
+def variant_largest_batch(parameters: Parameters, variant: str, capacity: int) -> int:
+    """The largest `train.batch_size` whose step takes at most `capacity` bytes; 0 if none does."""
+    return largest_batch(
+        parameters.encoder,
+        parameters.train,
+        image_size=parameters.data.image_size,
+        inter_dense=inter_dense_units(parameters, variant),
+        reconstruction=parameters.loss.reconstruction,
+        capacity=capacity,
+    )
+
+
+def peak_breakdown(account: Ledger) -> dict[str, int]:
+    """What is alive at the peak, bytes by kind; their sum is the peak."""
+    order = (
+        "weights",
+        "optimizer_slots",
+        "gradients",
+        "activations",
+        "workspace",
+        "input_batches",
+    )
+    return {kind.replace("_", " "): account.at_peak[kind] for kind in order}
+
+
+def mib(size: int) -> str:
+    """Bytes as whole MiB, in words."""
+    return f"{round(size / MIB):,}"
+
+
+def card_name(card: int) -> str:
+    """A card's memory in words, such as "4 GiB"."""
+    for unit, size in (("GiB", 2**30), ("MiB", MIB)):
+        if card >= size:
+            return f"{card / size:,.4g} {unit}"
+    return f"{card:,} bytes"

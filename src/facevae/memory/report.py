@@ -1,0 +1,218 @@
+"""Where the bytes of a training step go, both variants side by side: tables and charts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.memory.capacity import (
+    MIB,
+    card_name,
+    inter_dense_units,
+    mib,
+    peak_breakdown,
+    step_memory,
+    variant_largest_batch,
+    variant_ledger,
+    whole_batch,
+)
+from facevae.memory.changes import (
+    CHANGES_CHEAPEST_FIRST,
+    Change,
+    batch_setting,
+    changed,
+    command,
+    is_valid,
+)
+from facevae.memory.ledger import encoder_parameters
+from facevae.plotting.charts import save_lines_and_levels, save_stacked_bars
+
+BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
+SOURCE_BATCH_SIZE = 128  # that of the study's source
+CARDS = tuple(gibibytes * 2**30 for gibibytes in (2, 4, 6, 8))
+
+# Over which the chart of the extra Dense layer goes.
+UNITS = tuple(range(16, 1025, 16))
+
+
+def _at(parameters: Parameters, batch_size: int) -> Parameters:
+    return changed(parameters, {"train.batch_size": whole_batch(parameters, batch_size)})
+
+
+def memory_rows(parameters: Parameters) -> list[dict[str, Any]]:
+    """One row per variant and batch size: the peak, and what is there at that moment, MiB."""
+    rows = []
+    for batch_size in BATCH_SIZES:
+        setting = _at(parameters, batch_size)
+        for variant in VARIANTS:
+            account = variant_ledger(setting, variant)
+            sizes = {**peak_breakdown(account), "peak": account.peak}
+            rows.append(
+                {
+                    "variant": variant,
+                    "batch_size": setting.train.batch_size,
+                    **{
+                        f"{name.replace(' ', '_')}_mib": round(size / MIB, 2)
+                        for name, size in sizes.items()
+                    },
+                }
+            )
+    return rows
+
+
+def break_even(parameters: Parameters) -> int:
+    """Units of the extra Dense layer up to which it takes weights away; 0 if it never does."""
+
+    def weights(units: int) -> int:
+        encoder = {"encoder.inter_dense": units}
+        return variant_ledger(changed(parameters, encoder), "inter_dense").weights
+
+    without = variant_ledger(parameters, "direct").weights
+    # Each unit adds the same number of weights.
+    first, each = weights(1), weights(2) - weights(1)
+    return max(0, -((first - without) // each))
+
+
+def _encoder_millions(parameters: Parameters, variant: str) -> float:
+    units = inter_dense_units(parameters, variant)
+    count = encoder_parameters(
+        parameters.encoder, image_size=parameters.data.image_size, inter_dense=units
+    )
+    return count / 1e6
+
+
+def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
+    """Draw where the bytes go over the batch size, both variants side by side, as a PNG file."""
+    settings = [_at(parameters, batch_size) for batch_size in BATCH_SIZES]
+    train = parameters.train
+    save_stacked_bars(
+        [
+            {
+                variant: {
+                    part: size / MIB
+                    for part, size in peak_breakdown(variant_ledger(each, variant)).items()
+                }
+                for variant in VARIANTS
+            }
+            for each in settings
+        ],
+        [str(each.train.batch_size) for each in settings],
+        {f"{card_name(card)} card": step_memory(card) / MIB for card in CARDS},
+        path,
+        title=f"Where the memory of a training step goes: {train.optimizer}, {train.precision}",
+        level="what a card\nhas for it",
+        x_label="batch size",
+        y_label="MiB",
+    )
+
+
+def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
+    """Draw the Encoder's parameters and the peak over the extra layer's units, as a PNG file."""
+    source = _at(parameters, SOURCE_BATCH_SIZE)
+    by_units = [changed(source, {"encoder.inter_dense": units}) for units in UNITS]
+    units = break_even(parameters)
+    save_lines_and_levels(
+        UNITS,
+        {
+            "Encoder parameters, million": (
+                [_encoder_millions(each, "inter_dense") for each in by_units],
+                _encoder_millions(source, "direct"),
+            ),
+            f"peak at batch {source.train.batch_size}, MiB": (
+                [variant_ledger(each, "inter_dense").peak / MIB for each in by_units],
+                variant_ledger(source, "direct").peak / MIB,
+            ),
+        },
+        (units, f"up to {units:,} units there are fewer weights"),
+        path,
+        title=f"What the extra Dense layer saves, latent size {source.encoder.latent_size}",
+        x_label="units of the extra Dense layer (encoder.inter_dense)",
+        line="inter_dense",
+        level="direct",
+    )
+
+
+def _table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Markdown of a heading and rows; columns but those in `left` go to the right."""
+    rule = ["---" if column in left else "---:" for column in range(len(rows[0]))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+
+
+def _places(parameters: Parameters, source: Parameters) -> tuple[str, str]:
+    """Tables of the parts and of the layers' activations, at both settings' batch sizes."""
+    settings = {each.train.batch_size: each for each in (parameters, source)}
+    accounts = {
+        f"{variant}, batch {size}": variant_ledger(each, variant)
+        for size, each in settings.items()
+        for variant in VARIANTS
+    }
+    columns = [{**peak_breakdown(each), "**peak**": each.peak} for each in accounts.values()]
+    layers = dict.fromkeys(name for each in accounts.values() for name in each.activations)
+    by_part = [[part, *(mib(column[part]) for column in columns)] for part in columns[0]]
+    by_layer = [
+        [f"`{name}`", *(mib(each.activations.get(name, 0)) for each in accounts.values())]
+        for name in layers
+    ]
+    return _table([["", *accounts], *by_part]), _table([["layer", *accounts], *by_layer])
+
+
+def _cards(parameters: Parameters) -> str:
+    rows = [["card", "for a training step", *(f"{v}: largest batch" for v in VARIANTS)]]
+    for card in CARDS:
+        capacity = step_memory(card)
+        largest = (variant_largest_batch(parameters, v, capacity) for v in VARIANTS)
+        rows.append([card_name(card), mib(capacity), *(f"{batch:,}" for batch in largest)])
+    return _table(rows)
+
+
+def _changes(parameters: Parameters, source: Parameters) -> str:
+    batch = batch_setting(parameters, source)
+    rows = [["change", *VARIANTS, "command"]]
+    unchanged = Change({}, "none")
+    for change in (unchanged, *CHANGES_CHEAPEST_FIRST):
+        after = changed(source, change.settings)
+        if not is_valid(after):
+            continue
+        peaks = [
+            mib(variant_ledger(after, v).peak) if v in change.variants else "" for v in VARIANTS
+        ]
+        words = command({**batch, **change.settings}, change.variants)
+        rows.append([change.meaning, *peaks, f"`{words}`"])
+    return _table(rows, left=(0, 3))
+
+
+def memory_markdown(parameters: Parameters) -> str:
+    """The whole report."""
+    source = _at(parameters, SOURCE_BATCH_SIZE)
+    by_part, by_layer = _places(parameters, source)
+    return f"""\
+# Memory of a training step
+
+Reckoned from the parameters; nothing was run. All in MiB. For another card, or a batch that is
+wanted: `make fits VRAM=3GiB BATCH=256`.
+
+## Where the bytes go
+
+What is there at the peak; gradients come as activations go.
+
+{by_part}
+
+The activations that are kept for the backward pass:
+
+{by_layer}
+
+In weights, the extra Dense layer saves up to {break_even(parameters):,} units.
+
+## What fits on a card
+
+{_cards(parameters)}
+
+A training step has not all of a card: CUDA and TensorFlow take their part, and a tenth of the rest
+is for what this reckoning may be off. `make fits` says how much.
+
+## What makes it smaller
+
+The peak at batch {source.train.batch_size} with one change, the cheapest first.
+
+{_changes(parameters, source)}
+"""

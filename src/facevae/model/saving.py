@@ -1,0 +1,50 @@
+"""Models on disk: `.keras` files whose bytes depend on the model alone."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import keras
+
+from facevae.common.errors import UserError
+from facevae.common.files import atomic_write
+from facevae.model.vae import VAE
+
+# The earliest date that a zip archive can hold.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Write a `.keras` file without the dates that Keras puts into it.
+
+    The same model gives the same bytes, so that a pipeline which caches by content sees that
+    nothing changed.
+    """
+    with atomic_write(path) as temporary:
+        dated = temporary.with_name("dated.keras")
+        model.save(dated)
+        with zipfile.ZipFile(dated) as source, zipfile.ZipFile(temporary, "w") as target:
+            for name in sorted(source.namelist()):
+                content = source.read(name)
+                if name == "metadata.json":
+                    metadata = json.loads(content)
+                    del metadata["date_saved"]
+                    content = json.dumps(metadata).encode()
+                target.writestr(zipfile.ZipInfo(name, _EPOCH), content)
+
+
+def load_model(path: Path) -> VAE:
+    """Read a VAE from a `.keras` file, in Keras' safe mode.
+
+    Raises:
+        UserError: there is no such file, or it is not a whole VAE.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such model; train it first: dvc repro")
+    try:
+        model = keras.saving.load_model(path)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is not a whole .keras file ({error}); train it again") from None
+    if not isinstance(model, VAE):
+        raise UserError(f"{path}: holds a {type(model).__name__}, not a VAE of this project")
+    return model

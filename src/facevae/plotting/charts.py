@@ -1,0 +1,297 @@
+"""Charts as PNG files, the same bytes for the same numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from facevae.common.files import atomic_write
+
+# Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/).
+_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
+_LINE, _LEVEL, _MARK = "#0072B2", "#D55E00", "#333333"
+# What is drawn over each other, and what it is measured by.
+FIRST, SECOND, REFERENCE = "#0072B2", "#D55E00", "#333333"
+_LEVEL_LINE: dict[str, Any] = {"color": _MARK, "linewidth": 1, "linestyle": "--"}
+
+
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        # Matplotlib's own entry names its version.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def save_stacked_bars(
+    groups: Sequence[Mapping[str, Mapping[str, float]]],
+    names: Sequence[str],
+    levels: Mapping[str, float],
+    path: Path,
+    *,
+    title: str,
+    level: str,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Write a chart of stacked bars that stand in groups, side by side.
+
+    The smaller half of the groups has an axis of its own, on the left.
+
+    Args:
+        groups: of each group its bars by name, of each bar its parts by name, all with the same
+            names in the same order; from small to large.
+        names: what the groups are called.
+        levels: horizontal lines by name, drawn where they are within the bars' heights.
+        level: what the lines stand for.
+    """
+    figure = _figure(5)
+    figure.suptitle(title, fontsize=12)
+    half = len(groups) // 2
+    for axes, part in zip(figure.subplots(1, 2), (slice(0, half), slice(half, None)), strict=True):
+        _bars(axes, groups[part], names[part], levels)
+        axes.set_xlabel(x_label)
+    figure.axes[0].set_ylabel(y_label)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    # As the parts lie on each other.
+    handles, labels = handles[::-1], labels[::-1]
+    handles.append(Line2D([], [], **_LEVEL_LINE))
+    labels.append(level)
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _bars(
+    axes: Axes,
+    groups: Sequence[Mapping[str, Mapping[str, float]]],
+    names: Sequence[str],
+    levels: Mapping[str, float],
+) -> None:
+    width = 0.38
+    places: list[float] = []
+    labels: list[str] = []
+    highest = 0.0
+    for position, group in enumerate(groups):
+        for number, (bar, parts) in enumerate(group.items()):
+            place = position + (number - (len(group) - 1) / 2) * (width + 0.04)
+            bottom = 0.0
+            for (part, value), colour in zip(parts.items(), _COLOURS, strict=True):
+                first = not places
+                axes.bar(place, value, width, bottom, color=colour, label=part if first else None)
+                bottom += value
+            places.append(place)
+            labels.append(bar)
+            highest = max(highest, bottom)
+            axes.text(
+                place,
+                bottom + 0.008 * highest,
+                f"{bottom:,.0f}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )
+    axes.set_ylim(0, 1.1 * highest)
+    for name, value in levels.items():
+        if value < 1.1 * highest:
+            axes.axhline(value, **_LEVEL_LINE)
+            axes.text(-0.48, value, name, ha="left", va="bottom", fontsize=8, color=_MARK)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+    axes.set_xticks(places, labels, rotation=90, fontsize=8, minor=True)
+    axes.set_xticks(range(len(groups)), names)
+    axes.tick_params(axis="x", which="both", length=0)
+    axes.tick_params(axis="x", which="major", pad=58)  # below the bars' own names
+    _tidy(axes)
+
+
+def save_lines_and_levels(
+    x: Sequence[float],
+    panels: Mapping[str, tuple[Sequence[float], float]],
+    mark: tuple[float, str],
+    path: Path,
+    *,
+    title: str,
+    x_label: str,
+    line: str,
+    level: str,
+) -> None:
+    """Write panels, one above the other, with a line over `x` and a constant to compare it to.
+
+    Args:
+        panels: by the label of the y axis, the line's values and the constant.
+        mark: where on the x axis a vertical line stands, and what it says; left out beyond the
+            ends of `x`.
+        line, level: what the line and the constant are called.
+    """
+    figure = _figure(6)
+    figure.suptitle(title, fontsize=12)
+    position, words = mark
+    for axes, (label, (values, constant)) in zip(
+        figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
+    ):
+        axes.plot(x, values, color=_LINE, linewidth=2, label=line)
+        axes.axhline(constant, color=_LEVEL, linewidth=2, linestyle="--", label=level)
+        if x[0] <= position <= x[-1]:
+            axes.axvline(position, color=_MARK, linewidth=1, linestyle=":", label=words)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0)
+        _tidy(axes)
+    figure.axes[0].legend(loc="lower right", frameon=False, fontsize=9)
+    figure.axes[-1].set_xlabel(x_label)
+    _save(figure, path)
+
+
+def save_labelled_points(
+    panels: Mapping[tuple[str, str], Mapping[str, tuple[float, Sequence[float]]]],
+    highlighted: str,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Write panels, two in a row, with a few points that bear their names.
+
+    Args:
+        panels: by the labels of the x and the y axis, the points by name: x, and the values of y,
+            whose mean is the point, and whose range a line.
+        highlighted: the point to set off from the others.
+    """
+    figure = _figure(6.5)
+    figure.suptitle(title, fontsize=12)
+    axes_of = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
+    for axes, ((x_label, y_label), points) in zip(axes_of, panels.items(), strict=True):
+        for name, (x, values) in points.items():
+            y, other = np.mean(values), name == highlighted
+            colour = _LEVEL if other else _LINE
+            axes.plot([x, x], [min(values), max(values)], color=colour, linewidth=1)
+            axes.plot(x, y, "D" if other else "o", color=colour)
+            axes.annotate(name, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        axes.margins(0.12)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over x, as a line of a colour, or as the steps of a histogram with bins about x."""
+
+    name: str
+    x: np.ndarray
+    values: np.ndarray
+    colour: str
+    dashed: bool = False
+    steps: bool = False
+
+
+def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        axes.plot(
+            curve.x,
+            curve.values,
+            color=curve.colour,
+            linewidth=1.5,
+            linestyle="--" if curve.dashed else "-",
+            drawstyle="steps-mid" if curve.steps else "default",
+            marker="o" if len(curve.x) == 1 else None,
+            label=curve.name,
+        )
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+    _tidy(axes)
+
+
+def save_curves(
+    panels: Mapping[str, Sequence[Curve]], path: Path, *, title: str, x_label: str
+) -> None:
+    """Write panels, one above the other, with curves over each other, as a PNG file.
+
+    Args:
+        panels: curves by the label of the y axis; those of the first are named in a legend.
+    """
+    figure = _figure(1.4 + 2.3 * len(panels) if len(panels) > 1 else 4)
+    figure.suptitle(title, fontsize=12)
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, curves) in zip(rows, panels.items(), strict=True):
+        _draw(axes, curves)
+        axes.set_ylabel(label)
+        # The loss of a Gaussian Decoder is a density's, and falls below 0.
+        if all(np.min(curve.values) >= 0 for curve in curves):
+            axes.set_ylim(bottom=0)
+    rows[0].legend(frameon=False, fontsize=9)
+    rows[-1].set_xlabel(x_label)
+    _save(figure, path)
+
+
+def save_histograms(
+    curves: Sequence[Curve],
+    maps: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    path: Path,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    row_label: str,
+) -> None:
+    """Write histograms over each other, and below them maps of many histograms, as a PNG file.
+
+    Args:
+        maps: by name, the middles of the bins and the densities (histograms, bins), drawn from the
+            top down.
+        y_label, row_label: what the curves show, and what is a row of a map.
+    """
+    figure = _figure(7)
+    figure.suptitle(title, fontsize=12)
+    above, *below = figure.subplot_mosaic(
+        [["curves"] * len(maps), [f"map {name}" for name in maps]]
+    ).values()
+    _draw(above, curves)
+    above.set_ylabel(y_label)
+    above.set_ylim(bottom=0)
+    above.set_xlabel(x_label)
+    above.legend(frameon=False, fontsize=9)
+    extent = max(abs(x[0]) for x, _ in maps.values())
+    # One scale for all, which a few units that do nothing must not stretch.
+    brightest = max(float(np.quantile(densities, 0.995)) for _, densities in maps.values())
+    for axes, (name, (x, densities)) in zip(below, maps.items(), strict=True):
+        # Columns of one width about the bins' middles, rows about 1, 2 and so on.
+        half = (x[1] - x[0]) / 2
+        count = len(densities)
+        image = axes.imshow(
+            densities,
+            cmap="cividis",
+            aspect="auto",
+            interpolation="nearest",
+            vmin=0,
+            vmax=brightest,
+            extent=(x[0] - half, x[-1] + half, count + 0.5, 0.5),
+        )
+        axes.set_xlim(-extent, extent)
+        axes.set_facecolor(image.cmap(0.0))  # nothing lies beyond the bins
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel(x_label)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    below[0].set_ylabel(row_label)
+    figure.colorbar(image, ax=below, label=y_label, extend="max")
+    _save(figure, path)

@@ -1,0 +1,190 @@
+"""Shards to batches: shuffled with noise for training, in order for everything else."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from facevae.common.errors import UserError
+from facevae.common.parameters import CHANNELS
+from facevae.shards.records import find_damage, read_manifest
+
+# Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
+SHUFFLE_BUFFER = 2048
+
+# Python's `if` and `for` need no translation here; trying costs a quarter of a second.
+_as_it_is = tf.autograph.experimental.do_not_convert
+
+
+class Shards:
+    """A folder of shards with its manifest.
+
+    Read within `with Shards(folder) as shards`, a damaged shard becomes a UserError that names it.
+
+    Attributes:
+        image_size: side of the images, pixels.
+        counts: images per split.
+        attributes: names of the attributes; none where the data has no labels.
+
+    Raises:
+        UserError: there is no manifest, or a shard is missing or cut short.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.image_size: int = manifest["settings"]["image_size"]
+        self.record_format: str = manifest["settings"]["record_format"]
+        splits = manifest["splits"]
+        self.counts: dict[str, int] = {split: splits[split]["images"] for split in splits}
+        self.attributes: tuple[str, ...] = tuple(manifest["attributes"])
+        self._labels = {split: splits[split]["attributes"] for split in splits}
+        self._files = {
+            split: [str(self.folder / shard["file"]) for shard in splits[split]["shards"]]
+            for split in splits
+        }
+
+    def files(self, split: str) -> list[str]:
+        """Paths of a split's shards, in order."""
+        return self._files[split]
+
+    def labels(self, split: str) -> np.ndarray:
+        """Which attributes hold for a split's images, (images, attributes) bool, in file order."""
+        entry = self._labels[split]
+        if entry is None:
+            return np.zeros((self.counts[split], 0), bool)
+        return np.load(self.folder / entry["file"])
+
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, tf.errors.DataLossError):
+            for path in itertools.chain(*self._files.values()):
+                damage = find_damage(Path(path))
+                if damage:
+                    raise UserError(damage) from None
+
+
+def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
+    """Serialised Examples () to batches of images (batch, size, size, 3) float32 in [0, 1].
+
+    Where the records are tuples, their first is the Example, and the others come along.
+    """
+    features = {"image": tf.io.FixedLenFeature([], tf.string)}
+    size = shards.image_size
+
+    @_as_it_is
+    def scale(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.reshape(pixels, (-1, size, size, CHANNELS)), tf.float32) / 255.0
+
+    @_as_it_is
+    def decode_raw(batch: tf.Tensor) -> tf.Tensor:
+        raw = tf.io.parse_example(batch, features)["image"]
+        return scale(tf.io.decode_raw(raw, tf.uint8, fixed_length=size * size * CHANNELS))
+
+    @_as_it_is
+    def decode_file(record: tf.Tensor) -> tf.Tensor:
+        file = tf.io.parse_single_example(record, features)["image"]
+        if shards.record_format == "png":
+            return tf.io.decode_png(file, CHANNELS)
+        return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
+
+    def of_first(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
+        return _as_it_is(
+            lambda first, *others: (decode(first), *others) if others else decode(first)
+        )
+
+    if shards.record_format == "raw":
+        batches = records.batch(batch_size, drop_remainder)
+        return batches.map(of_first(decode_raw), num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = records.map(of_first(decode_file), num_parallel_calls=tf.data.AUTOTUNE)
+    return decoded.batch(batch_size, drop_remainder).map(of_first(scale))
+
+
+def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
+    """All images of a split, in file order; the last batch may be smaller.
+
+    Yields:
+        (batch, size, size, 3) float32 in [0, 1].
+    """
+    records = tf.data.TFRecordDataset(shards.files(split))
+    return _batches(records, shards, batch_size, drop_remainder=False).prefetch(1)
+
+
+def labelled_batches(shards: Shards, *, batch_size: int, seed: int) -> tf.data.Dataset:
+    """The train split with its labels, in another order each time that it is gone through.
+
+    Yields:
+        (batch, size, size, 3) float32 in [0, 1] and (batch, attributes) float32, 0 or 1.
+    """
+    records = tf.data.TFRecordDataset(shards.files("train"))
+    labels = tf.data.Dataset.from_tensor_slices(shards.labels("train"))
+    labelled = tf.data.Dataset.zip(records, labels.map(lambda row: tf.cast(row, tf.float32)))
+    shuffled = labelled.shuffle(min(SHUFFLE_BUFFER, shards.counts["train"]), seed)
+    return (
+        _batches(shuffled, shards, batch_size, drop_remainder=False)
+        .apply(tf.data.experimental.assert_cardinality(-(-shards.counts["train"] // batch_size)))
+        .prefetch(2)
+    )
+
+
+def noise(seed: int, position: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
+    """Standard normal noise: a function of (seed, position), not of what was drawn before."""
+    return tf.random.stateless_normal(shape, seed=tf.stack([tf.cast(seed, tf.int64), position]))
+
+
+def steps_per_epoch(shards: Shards, batch_size: int) -> int:
+    """Whole batches in the train split; what is left over waits for another epoch's shuffle.
+
+    Raises:
+        UserError: the split is smaller than one batch.
+    """
+    count = shards.counts["train"]
+    if count < batch_size:
+        raise UserError(
+            f"train.batch_size: {batch_size} is more than the {count} images of the train split; "
+            f"take a smaller batch"
+        )
+    return count // batch_size
+
+
+def training_batches(
+    shards: Shards, *, batch_size: int, latent_size: int, seed: int, epoch: int, skip: int = 0
+) -> tf.data.Dataset:
+    """One epoch of shuffled training batches, each with the noise to sample z with.
+
+    The order and the noise are functions of (seed, epoch) alone. An image and its noise travel
+    together, so that a batch split over several devices gives what one device would. The first
+    `skip` batches are left out, undecoded.
+
+    Yields:
+        A dict of "images" (batch_size, size, size, 3) float32 in [0, 1] and "epsilon"
+        (batch_size, latent_size) float32.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    files = generator.permutation(shards.files("train")).tolist()
+    shuffle_seed = int(generator.integers(2**31))
+    records = tf.data.Dataset.from_tensor_slices(files).interleave(
+        tf.data.TFRecordDataset, cycle_length=min(4, len(files)), block_length=16
+    )
+    buffer = min(SHUFFLE_BUFFER, shards.counts["train"])
+    shuffled = records.shuffle(buffer, shuffle_seed, reshuffle_each_iteration=False)
+    batches = _batches(shuffled, shards, batch_size, drop_remainder=True)
+    steps = steps_per_epoch(shards, batch_size)
+    positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
+
+    @_as_it_is
+    def with_noise(batch: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"images": batch, "epsilon": noise(seed, position, (batch_size, latent_size))}
+
+    return (
+        tf.data.Dataset.zip(batches, positions)
+        .skip(skip)
+        .map(with_noise)
+        .apply(tf.data.experimental.assert_cardinality(steps - skip))
+        .prefetch(2)
+    )

@@ -1,0 +1,177 @@
+"""The state of an unfinished training on disk: one file, whole or not there, with one user."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import zipfile
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import filelock
+import numpy as np
+
+from facevae.common.errors import UserError
+from facevae.common.files import atomic_write
+
+# A kill costs at most so much work.
+_SECONDS = 120.0
+
+# Unfinished trainings whose state is kept, the newest; 65 to 90 MiB each with the default models.
+_KEPT = 8
+
+
+def content_digest(data: Iterable[str], project: Path, code: Sequence[str]) -> str:
+    """A name for the bytes of data and of the code that reads them.
+
+    Args:
+        data: files, in the order in which they are read.
+        project: folder that the code lies in; where that is does not matter.
+        code: Python files, and folders of them, relative to `project`.
+
+    Returns:
+        Hexadecimal digits.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    digest = hashlib.blake2b()
+    # Several files have the same name: only the whole relative path gives them an order.
+    files = {project / part for part in code if not (project / part).is_dir()}
+    files |= {file for part in code for file in (project / part).rglob("*.py")}
+    named = [(path.relative_to(project).as_posix(), path) for path in files]
+    for name, path in [*((Path(path).name, Path(path)) for path in data), *sorted(named)]:
+        try:
+            with open(path, "rb") as file:
+                content = hashlib.file_digest(file, hashlib.blake2b).digest()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        digest.update(name.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def state_key(settings: dict[str, Any], content: str) -> str:
+    """A name for all that decides the outcome of a training on one machine.
+
+    Args:
+        settings: parameters, as JSON can hold them.
+        content: the `content_digest` of the data and the code.
+
+    Returns:
+        16 hexadecimal digits, another for every other setting, byte or version of the libraries.
+    """
+    libraries = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
+    everything = json.dumps([settings, libraries, content], sort_keys=True)
+    return hashlib.blake2b(everything.encode()).hexdigest()[:16]
+
+
+class Checkpoint:
+    """The last state of one training, in a folder of its own, locked while it is open.
+
+    Opening it also clears away what a killed process left half-written, and the states of other
+    trainings, beside `folder`, but for the newest few.
+
+    Example:
+        >>> with Checkpoint(Path(".facevae/checkpoints/direct-5d41402abc4b2a76")) as checkpoint:
+        ...     train(vae, shards, checkpoint=checkpoint, ...)
+        ...     save_model(vae, path)
+        ...     checkpoint.remove()
+
+    Raises:
+        UserError: another process has it open.
+    """
+
+    def __init__(self, folder: Path, seconds: float = _SECONDS) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._file = folder / "checkpoint.npz"
+        self._owner = folder / "owner.txt"
+        self._lock = _lock(folder)
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"another run is at this very training already ({self._read_owner()}); wait for "
+                f"it, or end it with SIGTERM: the next run goes on from where it stopped"
+            ) from None
+        self._owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
+        for path in self._folder.glob(".*.tmp-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        self._forget_the_oldest()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._file.exists():
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()
+
+    def read(self) -> dict[str, np.ndarray] | None:
+        """The arrays that were written last, None if there are none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self._file.exists():
+            return None
+        try:
+            with open(self._file, "rb") as file, np.load(file) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{self._file}: is damaged ({error}); delete it, and training starts anew"
+            ) from None
+
+    def write(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replace what was written before, which stays whole until the very end.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
+        try:
+            with atomic_write(self._file) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())  # before the rename: a power cut must not leave a stump
+        except OSError as error:
+            raise UserError(
+                f"{self._file}: cannot be written ({error.strerror}); the one before it is whole"
+            ) from None
+        self._written = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether so much time has passed since the last one that another should be written."""
+        return time.monotonic() - self._written > self._seconds
+
+    def remove(self) -> None:
+        """Forget this training, which is through."""
+        self._file.unlink(missing_ok=True)
+
+    def _read_owner(self) -> str:
+        with contextlib.suppress(OSError):
+            return self._owner.read_text("utf-8")
+        return "just started"
+
+    def _forget_the_oldest(self) -> None:
+        others = [folder for folder in self._folder.parent.iterdir() if folder != self._folder]
+        for folder in sorted(others, key=_age)[_KEPT - 1 :]:
+            with contextlib.suppress(filelock.Timeout), _lock(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(folder / "lock", timeout=0)
+
+
+def _age(folder: Path) -> float:
+    with contextlib.suppress(OSError):
+        return time.time() - folder.stat().st_mtime  # of its last checkpoint's arrival
+    return 0.0

@@ -1,0 +1,172 @@
+"""The devices that one training runs on: one, all GPUs of a machine, or those of several machines.
+
+A global batch is split evenly over them, so that its size, the learning rate and the meaning of an
+epoch do not depend on how many there are.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from facevae.common.errors import UserError
+
+# A machine that is silent for so long is taken for dead.
+_HEARTBEAT_SECONDS = 30
+
+
+def visible_devices() -> tf.distribute.Strategy:
+    """A strategy for all visible GPUs, or else CPUs, of this machine or of all those in TF_CONFIG.
+
+    On one device it is TensorFlow's default strategy, which costs nothing. With TF_CONFIG it
+    returns when all workers have been started.
+
+    Raises:
+        UserError: TF_CONFIG is not what TensorFlow's users know.
+    """
+    try:
+        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        cluster = config.get("cluster", {})
+        if len(cluster.get("chief", [])) + len(cluster.get("worker", [])) > 1:
+            _wait_longer_for_heartbeats(cluster)
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'TF_CONFIG: must be {{"cluster": {{"worker": ["host:port", ...]}}, '
+            f'"task": {{"type": "worker", "index": 0}}}} ({error})'
+        ) from None
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def _wait_longer_for_heartbeats(cluster: dict[str, list[str]]) -> None:
+    # As the strategy would, with 10 s in place of these: machines that are busy, or suspended for
+    # a moment, were taken for dead. There is no public way. A process that is killed is noticed at
+    # once in any case, for its connections break.
+    jobs = [job for job in ("chief", "worker") if job in cluster]
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{jobs[0]}/replica:0/task:0",
+        heartbeat_timeout_in_ms=_HEARTBEAT_SECONDS * 1000,
+        coordinated_jobs=[
+            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(cluster[job]))
+            for job in jobs
+        ],
+    )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes."""
+    resolver = strategy.cluster_resolver
+    if resolver is None:
+        return True
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
+def split_batches(
+    strategy: tf.distribute.Strategy, batches: tf.data.Dataset, batch_size: int
+) -> Iterable[Any]:
+    """Each batch in as many equal parts as there are devices, in order: this process' ones.
+
+    Args:
+        batches: the same in every process.
+
+    Returns:
+        What `strategy.run` takes, batch by batch.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return batches
+
+    def parts(worker: tf.distribute.InputContext) -> tf.data.Dataset:
+        here = replicas // worker.num_input_pipelines
+        first = worker.input_pipeline_id * here
+
+        def split(batch):
+            shape = (replicas, batch_size // replicas)
+            return tf.data.Dataset.from_tensor_slices(
+                {
+                    name: tf.reshape(value, (*shape, *value.shape[1:]))[first : first + here]
+                    for name, value in batch.items()
+                }
+            )
+
+        return batches.flat_map(split)
+
+    return strategy.distribute_datasets_from_function(parts)
+
+
+def check_batch_size(
+    strategy: tf.distribute.Strategy, batch_size: int, accumulation_steps: int = 1
+) -> None:
+    """Raise a UserError if a batch cannot be split evenly, over devices and then into parts."""
+    replicas = strategy.num_replicas_in_sync
+    parts = replicas * accumulation_steps
+    if batch_size % parts:
+        places = [f"over {replicas} devices"] if replicas > 1 else []
+        if accumulation_steps > 1:
+            places.append(f"into {accumulation_steps} parts (train.accumulation_steps)")
+        raise UserError(
+            f"train.batch_size: {batch_size} images do not split evenly {' and '.join(places)}; "
+            f"take a multiple of {parts}"
+        )
+
+
+class Workers:
+    """What the processes of one training tell each other; with a single one, nothing.
+
+    Every process has to make the same calls in the same order.
+
+    Attributes:
+        alone: whether there is a single one.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self.alone = strategy.cluster_resolver is None
+
+        @tf.function(reduce_retracing=True)
+        def gather(value):
+            def replica_gather(value):
+                replica = tf.distribute.get_replica_context()
+                return replica.all_gather(value[tf.newaxis], axis=0)
+
+            everywhere = strategy.run(replica_gather, (value,))
+            return strategy.experimental_local_results(everywhere)[0]
+
+        self._gather = gather
+
+    def chiefs(self, value: np.ndarray) -> np.ndarray:
+        """The chief's value, in every process; of the same shape and type in all."""
+        return value if self.alone else self._gather(tf.constant(value)).numpy()[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in some process."""
+        return flag if self.alone else bool(self._gather(tf.constant(int(flag))).numpy().any())
+
+
+@contextlib.contextmanager
+def workers_alive(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turn TensorFlow's errors about workers that are gone into a UserError."""
+    try:
+        yield
+    except (
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.UnavailableError,
+    ) as error:
+        if strategy.cluster_resolver is None:
+            raise
+        raise UserError(
+            f"another worker of TF_CONFIG's cluster is gone ({type(error).__name__}); start all of "
+            f"them again, and training goes on from the last checkpoint"
+        ) from None

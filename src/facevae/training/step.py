@@ -1,0 +1,148 @@
+"""One step of training, and the terms of the loss over a split."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images, noise
+
+
+def training_step(
+    vae: VAE,
+    optimizer: keras.Optimizer,
+    gradient_clip_norm: float | None = None,
+    accumulation_steps: int = 1,
+    rematerialization: bool = False,
+) -> Callable:
+    """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
+
+    It minimises `vae.training_loss` and hands out the terms as `vae.loss_terms` has them.
+
+    It runs on the devices of the strategy in whose scope `vae` and `optimizer` were made, each with
+    an equal part of the batch, as `split_batches` hands them out.
+
+    Args:
+        gradient_clip_norm: L2 norm that all gradients together are shortened to if they are
+            longer; None: they are taken as they are.
+        accumulation_steps: equal parts of a device's batch that go through the networks one after
+            the other, so that the activations of one part at a time are kept; the optimizer then
+            makes one step with the mean of their gradients. Batch normalisation takes its
+            statistics of each part, and moves its averages with each; so do a learned sigma and
+            the means that free bits look at.
+        rematerialization: whether what lies between convolutions is computed again for the
+            gradients, see `facevae.model.rematerialization`.
+    """
+    strategy = vae.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        optimizer.build(vae.trainable_variables)
+
+    def compute(batch, kl_weight):
+        with tf.GradientTape() as tape:
+            outputs = vae(batch, training=True, rematerialization=rematerialization)
+            loss, reconstruction, kl = vae.training_loss(batch["images"], outputs, kl_weight)
+            # The optimizer sums the gradients of all replicas.
+            loss = optimizer.scale_loss(loss / (replicas * accumulation_steps))
+        gradients = tape.gradient(loss, vae.trainable_variables)
+        return gradients, tf.stack([reconstruction, kl])
+
+    def update(gradients):
+        if gradient_clip_norm is not None:
+            # Their sum is what is to be clipped, and here it is needed before the optimizer's.
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            longest = optimizer.scale_loss(gradient_clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, longest)
+            gradients = [gradient / replicas for gradient in gradients]
+        optimizer.apply(gradients, vae.trainable_variables)
+
+    def replica_step(batch, kl_weight):
+        gradients, terms = compute(batch, kl_weight)
+        update(gradients)
+        return terms
+
+    def zeros(kl_weight):
+        # 0, but only when it runs: TensorFlow would keep constant zeros as long as the function.
+        zero = tf.minimum(kl_weight, 0.0)
+        return [tf.fill(weight.shape, zero) for weight in vae.trainable_variables], tf.zeros(2)
+
+    def add_part(number, sums, batch, kl_weight):
+        # Every so many-th image: then the parts of several devices make up that of a single one.
+        part = {
+            name: tf.reshape(value, (-1, accumulation_steps, *value.shape[1:]))[:, number]
+            for name, value in batch.items()
+        }
+        return tf.nest.map_structure(tf.add, sums, compute(part, kl_weight))
+
+    def update_with(sums):
+        gradients, terms = sums
+        update(gradients)
+        return terms / accumulation_steps
+
+    def accumulate(batch, kl_weight):
+        # A loop, and outside of `strategy.run`: in the loop's body devices may exchange statistics.
+        _, sums = tf.while_loop(
+            lambda number, sums: number < accumulation_steps,
+            lambda number, sums: (
+                number + 1,
+                strategy.run(add_part, (number, sums, batch, kl_weight)),
+            ),
+            (0, strategy.run(zeros, (kl_weight,))),
+            parallel_iterations=1,
+        )
+        return strategy.run(update_with, (sums,))
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def step(batch, kl_weight):
+        if accumulation_steps == 1:
+            terms = strategy.run(replica_step, (batch, kl_weight))
+        else:
+            terms = accumulate(batch, kl_weight)
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, terms, axis=None)
+
+    return step
+
+
+def validation_step(vae: VAE, seed: int) -> Callable:
+    """A compiled function (images, position) -> (reconstruction, KL), z sampled once per image.
+
+    The noise is a function of (seed, position), the number of the batch.
+    """
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def step(batch, position):
+        shape = (tf.shape(batch)[0], vae.latent_size)
+        # Training counts its noise upwards from 0; this must not be the same.
+        epsilon = noise(seed, -1 - position, shape)
+        outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
+        return tf.stack(vae.loss_terms(batch, outputs))
+
+    return step
+
+
+def evaluate_split(
+    step: Callable,
+    shards: Shards,
+    split: str,
+    batch_size: int,
+    after_batch: Callable[[], None] = lambda: None,
+) -> tuple[float, float]:
+    """Mean reconstruction term and mean KL over a whole split.
+
+    Args:
+        step: from `validation_step`.
+
+    Returns:
+        Two floats, nats (or squared error) per image.
+    """
+    total, count = np.zeros(2), 0
+    for position, batch in enumerate(images(shards, split, batch_size)):
+        size = int(batch.shape[0])
+        total += step(batch, tf.constant(position, tf.int64)).numpy().astype(np.float64) * size
+        count += size
+        after_batch()
+    reconstruction, kl = (total / count).tolist()
+    return reconstruction, kl
