@@ -13,12 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from facevae.common.parameters import load_parameters
+from facevae.common.parameters import Encoder, Loss, Parameters, Train, load_parameters
 from facevae.measurement.step_peak import measure_peaks
 from facevae.memory.ledger import ledger
 
 MIB = 2**20
-IMAGE_SIZE = 96
 REPEATED = ("direct, batch 32", "inter_dense, batch 128")
 REPETITIONS = 5
 
@@ -74,30 +73,26 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def arguments(name: str) -> dict[str, Any]:
-    """What `ledger` and `measure_peaks` take, for one of the configurations."""
-    project = Path(__file__).resolve().parent.parent
-    parameters = load_parameters(project / "params.yaml")
-    changes = dict(CONFIGURATIONS[name])
-    inter_dense = changes.pop("inter_dense", parameters.encoder.inter_dense)
-
-    def changed(section: BaseModel) -> BaseModel:
-        own = {key: value for key, value in changes.items() if key in type(section).model_fields}
-        return section.model_copy(update=own)
-
-    return {
-        "encoder": changed(parameters.encoder),
-        "train": changed(parameters.train),
-        "image_size": IMAGE_SIZE,
-        "inter_dense": inter_dense,
-        "reconstruction": changes.get("reconstruction", "mse"),
-    }
+def configuration(name: str) -> Parameters:
+    """The parameters of one of the configurations."""
+    parameters = load_parameters(Path(__file__).resolve().parent.parent / "params.yaml")
+    sections: dict[str, type[BaseModel]] = {"encoder": Encoder, "loss": Loss, "train": Train}
+    changes = {"reconstruction": "mse", **CONFIGURATIONS[name]}
+    return parameters.with_changes(
+        {
+            f"{section}.{key}": value
+            for section, fields in sections.items()
+            for key, value in changes.items()
+            if key in fields.model_fields
+        }
+    )
 
 
 def measured(names: list[str], **settings: Any) -> Iterator[int]:
     """The peaks of some configurations, bytes; two processes at a time."""
     halves = [
-        measure_peaks([arguments(name) for name in names[first::2]], **settings) for first in (0, 1)
+        measure_peaks([configuration(name) for name in names[first::2]], **settings)
+        for first in (0, 1)
     ]
     for number in range(len(names)):
         yield next(halves[number % 2])
@@ -110,7 +105,7 @@ def main() -> None:
     print("| configuration | ledger, MiB | measured, MiB | ledger over measured | at its peak |")
     print("| --- | ---: | ---: | ---: | --- |", flush=True)
     for name, peak in zip(names, measured(names), strict=True):
-        expected = ledger(**arguments(name))
+        expected = ledger(configuration(name))
         print(
             f"| {name} | {expected.peak / MIB:.1f} | {peak / MIB:.1f} "
             f"| {expected.peak / peak:.3f} | {expected.moment} |",

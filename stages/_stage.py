@@ -17,39 +17,55 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from facevae.common.errors import StoppedError, UserError
-from facevae.common.parameters import Parameters, load_parameters
+from facevae.common.parameters import VARIANTS, Parameters, load_parameters
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def arguments(description: str, **options: dict[str, Any]) -> tuple[argparse.Namespace, Parameters]:
-    """Parse a stage's command line: `--params`, and what `options` names, all required.
+# What several stages take.
+_HELP = {
+    "shards": "folder that the prepare stage wrote",
+    "model": ".keras file of the train stage",
+    "prior": ".npz file of the prior stage",
+    "metrics": "folder of the metrics that other stages wrote",
+    "reports": "folder of the reports and pictures that other stages wrote",
+}
 
-    The parameters are checked before the rest of the line: it is made of them, and their mistakes
-    are told by name.
+
+def arguments(
+    description: str, *names: str, variant: bool = False, **paths: str
+) -> tuple[argparse.Namespace, Parameters]:
+    """Parse a stage's command line and read params.yaml.
+
+    Args:
+        description: of the stage.
+        names: flags of `_HELP`, all required.
+        variant: whether the stage takes `--variant`; the parameters are then those of the variant.
+        paths: the help of further flags, all required.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="parameters (default: %(default)s)")
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--params", default="params.yaml")
-    for name, settings in options.items():
+    if variant:
+        parser.add_argument(
+            "--variant", required=True, choices=VARIANTS, help="without the extra layer, or with it"
+        )
+    for name, text in {**{name: _HELP[name] for name in names}, **paths}.items():
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, **{"required": True, "type": Path, **settings})
-    if {"-h", "--help"} & set(sys.argv):
-        parser.parse_args()
-    parameters = load_parameters(first.parse_known_args()[0].params)
-    return parser.parse_args(), parameters
+        parser.add_argument(flag, required=True, type=Path, metavar="PATH", help=text)
+    options = parser.parse_args()
+    parameters = load_parameters(options.params)
+    return options, parameters.variant(options.variant) if variant else parameters
 
 
-# What a full disk, a folder of somebody else's and the like say of themselves.
+# The error numbers of a full disk, a read-only disk, a folder of somebody else.
 _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def run(stage: Callable[[], None]) -> None:
     """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2.
 
-    A stage that a signal has stopped, see `stop_on_signals`, says how to go on, and exits with 128
-    and the signal's number, as shells have it.
+    A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
+    plus the signal's number, as shells do.
     """
     try:
         try:

@@ -8,11 +8,10 @@ from facevae.common.runtime import counting, load_tensorflow
 def main() -> None:
     options, _ = arguments(
         __doc__,
-        shards={"help": "folder that the prepare stage wrote"},
-        network={"help": "folder to write the network into; without labels there is none in it"},
-        metrics={"help": "JSON to write: how well it tells the validation split's attributes"},
+        "shards",
+        network="folder to write the network into; without labels there is none in it",
+        metrics="JSON to write: how well it recognises the validation split's attributes",
     )
-
     load_tensorflow()
     from facevae.common.runtime import enable_determinism
     from facevae.evaluation.attribute_classifier import save_classifier, summary, train_classifier

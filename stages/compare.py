@@ -19,9 +19,9 @@ def _measured(folder: Path, variant: str) -> dict[str, Any]:
 def main() -> None:
     options, parameters = arguments(
         __doc__,
-        metrics={"help": "folder of the evaluate stages' JSON files"},
-        markdown={"help": "report to write"},
-        csv={"help": "table to write"},
+        metrics="folder of the evaluate stages' JSON files",
+        markdown="report to write",
+        csv="table to write",
     )
     direct, inter_dense = (_measured(options.metrics, variant) for variant in VARIANTS)
     rows = comparison_rows(direct, inter_dense)

@@ -12,16 +12,13 @@ from facevae.memory.report import (
 
 def main() -> None:
     options, parameters = arguments(
-        __doc__,
-        csv={"help": "table to write: a row per variant and batch size"},
-        markdown={"help": "report to write"},
-        by_batch={"help": "PNG to write: where the bytes go, over the batch size"},
-        by_inter_dense={"help": "PNG to write: weights and peak, over the extra layer's units"},
+        __doc__, reports="folder to write memory.csv, memory.md and two charts into"
     )
-    write_text(options.csv, rows_csv(memory_rows(parameters)))
-    write_text(options.markdown, memory_markdown(parameters))
-    save_memory_by_batch(parameters, options.by_batch)
-    save_memory_by_inter_dense(parameters, options.by_inter_dense)
+    folder = options.reports
+    write_text(folder / "memory.csv", rows_csv(memory_rows(parameters)))
+    write_text(folder / "memory.md", memory_markdown(parameters))
+    save_memory_by_batch(parameters, folder / "memory_by_batch.png")
+    save_memory_by_inter_dense(parameters, folder / "memory_by_inter_dense.png")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from facevae.reports.page import page_html, save_charts
 def main() -> None:
     options, parameters = arguments(
         __doc__,
-        metrics={"help": "folder of the evaluate and attributes stages' JSON files"},
-        reports={"help": "folder of the other stages' reports and pictures"},
-        charts={"help": "folder to write the charts into, as PNG files"},
-        html={"help": "page to write"},
+        metrics="folder of the evaluate and attributes stages' JSON files",
+        reports="folder of the other stages' reports and pictures",
+        charts="folder to write the charts into, as PNG files",
+        html="page to write",
     )
     save_charts(options.reports, options.charts)
     page = page_html(

@@ -1,4 +1,4 @@
-"""Draw the built-in stand-in for CelebA, if it is what the study is to learn from."""
+"""Draw the built-in stand-in for CelebA; refuse a data.source that is not there."""
 
 from pathlib import Path
 
@@ -9,15 +9,13 @@ from facevae.data.synthetic import synthesize
 
 
 def main() -> None:
-    options, parameters = arguments(__doc__, target={"help": "folder to write, in CelebA's layout"})
-    source = Path(parameters.data.source)
-    # First in line, so that a source that is not there is told before anything is touched.
+    options, parameters = arguments(__doc__, target="folder to write, in CelebA's layout")
+    source, settings = Path(parameters.data.source), parameters.synthesize
+    # First in line, so that a missing source is reported before anything is touched.
     if source.resolve() != options.target.resolve():
         check_source(source)
     with counting("Drawing faces", " faces") as progress:
-        synthesize(
-            options.target, parameters.synthesize.images, parameters.synthesize.seed, progress
-        )
+        synthesize(options.target, settings.images, settings.seed, progress)
 
 
 if __name__ == "__main__":

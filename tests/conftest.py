@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from helpers import PROJECT, write_params
 
 from facevae.common.parameters import Parameters, load_parameters
 from facevae.data.preparation import ImageSettings, prepare
@@ -20,8 +20,6 @@ from facevae.data.synthetic import synthesize
 
 # The longest files are begun first, so that all processes have work to the end.
 _LONGEST = ("test_pipeline", "test_resume", "test_distributed", "test_training", "test_memory")
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,10 +62,7 @@ def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     """
 
     def run(name: str, *arguments: str, **changes: dict[str, Any]) -> int:
-        params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-        for section, values in changes.items():
-            params[section] |= values
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        write_params(tmp_path, **changes)
         script = str(project / "stages" / f"{name}.py")
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         monkeypatch.syspath_prepend(project / "stages")

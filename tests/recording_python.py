@@ -26,16 +26,34 @@ def _record_parameters(read: set[str]) -> None:
             if hasattr(inner_field.annotation, "model_fields"):
                 prefixes[inner_field.annotation] = f"{name}.{inner}."
 
-    original, load = module._Section.__getattribute__, module.load_parameters
+    section = module._Section
+    original, load, copy = section.__getattribute__, module.load_parameters, section.model_copy
     recording = False
+    # Fields that code has put another value into, by the section's id; and the sections themselves,
+    # for an id must not be used twice.
+    replaced: dict[int, tuple[set[str], Any]] = {}
+
+    def note(self, names):
+        own = replaced.get(id(self), (set(), None))[0]
+        for name in names:
+            if (annotation := type(self).model_fields[name].annotation) not in prefixes:
+                if name not in own:
+                    read.add(f"{prefixes[type(self)]}{name}")
+            elif len(names) > 1:
+                note(original(self, name), annotation.model_fields)
 
     def noted(self, name):
         fields = type(self).model_fields
-        if recording and name in fields and fields[name].annotation not in prefixes:
-            read.add(f"{prefixes[type(self)]}{name}")
-        if recording and name == "model_dump":
-            read.add("*")
+        if recording and name in fields:
+            note(self, [name])
+        elif recording and name == "model_dump":
+            note(self, list(fields))
         return original(self, name)
+
+    def noting_copy(self, *, update=None, **settings):
+        made = copy(self, update=update, **settings)
+        replaced[id(made)] = (replaced.get(id(self), (set(), None))[0] | set(update or ()), made)
+        return made
 
     def load_then_record(*args):
         nonlocal recording
@@ -43,7 +61,8 @@ def _record_parameters(read: set[str]) -> None:
         recording = True
         return parameters
 
-    module._Section.__getattribute__ = noted
+    section.__getattribute__ = noted
+    section.model_copy = noting_copy
     module.load_parameters = load_then_record
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import make_vae
 from PIL import Image
 from test_quality import blurred, noisy
 
@@ -27,7 +28,6 @@ from facevae.evaluation.attribute_classifier import (
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
-from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images
 
 ALL = {"train": None, "validation": None, "test": None}
@@ -187,7 +187,7 @@ def test_bad_input_attribute_network(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
+    vae = make_vae(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     save_model(vae, path)
     save_prior(normal_prior(2), path.with_name("prior.npz"))
     return path
@@ -195,19 +195,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _common(model: Path, folder: Path) -> list[str]:
     prior = model.with_name("prior.npz")
-    return ["--model", str(model), "--prior", str(prior), *_outputs(folder)]
-
-
-def _outputs(folder: Path) -> list[str]:
-    names = (
-        "samples.png", "reconstructions.png", "interpolation.png", "attributes.png", "latents.csv",
-        "z_histograms.csv", "radii.csv",
-    )  # fmt: skip
-    return [
-        argument
-        for name in names
-        for argument in (f"--{Path(name).stem.replace('_', '-')}", str(folder / name))
-    ]
+    return ["--model", str(model), "--prior", str(prior), "--reports", str(folder)]
 
 
 def test_attributes_picture_has_a_column_each(

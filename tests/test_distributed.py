@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
+from helpers import small_vae, train_settings, write_params
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import load_model, save_model
-from facevae.model.vae import VAE
 from facevae.shards.batches import Shards
 from facevae.training.devices import check_batch_size, is_chief, visible_devices
 from facevae.training.loop import train
@@ -49,19 +48,11 @@ def _train(
     assert strategy.num_replicas_in_sync == devices * workers
     enable_determinism(1)
     with strategy.scope():
-        vae = VAE(
-            image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=4,
-            inter_dense=8, kl_weight=0.1, **network,
-        )  # fmt: skip
+        vae = small_vae(kl_warmup_epochs=1, **network)
     writes = is_chief(strategy)
     with open(folder / "history.csv" if writes else os.devnull, "w") as history:
-        train(
-            vae, Shards(shards), history=history, kl_warmup_epochs=1, seed=1,
-            **{
-                "epochs": 2, "batch_size": 8, "learning_rate": 0.001, "gradient_clip_norm": 20.0,
-                **settings,
-            },
-        )  # fmt: skip
+        small = {"epochs": 2, "batch_size": 8, "learning_rate": 0.001, "gradient_clip_norm": 20.0}
+        train(vae, Shards(shards), train_settings(**{**small, **settings}), history=history)
     if writes:
         save_model(vae, folder / "model.keras")
 
@@ -181,18 +172,17 @@ def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
     """And one machine ends what two have begun."""
-    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["encoder"] |= {
+    encoder = {
         "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2], "latent_size": 4,
-        "batch_normalization": False,
+        "inter_dense": 8, "batch_normalization": False,
     }  # fmt: skip
-    params["train"] |= {"batch_size": 8, "epochs": 15, "learning_rate": 1e-4}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    training = {"batch_size": 8, "epochs": 15, "learning_rate": 1e-4}
+    write_params(tmp_path, encoder=encoder, train=training)
 
     def start(folder: str, config: dict[str, Any]) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, str(project / "stages" / "train.py"), "--shards", str(shards),
-             "--inter-dense", "8", "--model", f"{folder}/m.keras",
+             "--variant", "inter_dense", "--model", f"{folder}/m.keras",
              "--history", f"{folder}/history.csv"],
             cwd=tmp_path, env={**os.environ, "TF_CONFIG": json.dumps(config)}, text=True,
             stderr=subprocess.PIPE,

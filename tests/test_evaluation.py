@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import make_vae, small_vae
 from PIL import Image
 
 from facevae.data.preparation import ImageSettings, prepare
@@ -32,10 +33,7 @@ from facevae.shards.batches import Shards, images, noise
 @pytest.fixture(scope="module")
 def vae() -> VAE:
     keras.utils.set_random_seed(0)
-    return VAE(
-        image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=4,
-        inter_dense=8, kl_weight=0.5,
-    )  # fmt: skip
+    return small_vae(kl_weight=0.5)
 
 
 def test_psnr_is_tensorflows_and_falls_with_noise() -> None:
@@ -115,7 +113,7 @@ def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
 def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path) -> None:
     """A KL weight of 0.5 stands for a sigma of 0.5; N(0, I) is the prior that is none."""
     expected = evaluate(vae, Shards(shards), batch_size=4)
-    gaussian = VAE(**{**vae.get_config(), "reconstruction": "gaussian", "sigma": 0.5})
+    gaussian = small_vae(kl_weight=0.5, reconstruction="gaussian", sigma=0.5)
     gaussian.set_weights(vae.get_weights())
     got = evaluate(gaussian, Shards(shards), batch_size=4, prior=normal_prior(4))
     assert got["samples"] == expected["samples"]
@@ -132,7 +130,7 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
     """Images of 8 pixels are too small for all but PSNR and sharpness; bce is no density."""
     limits = {"train": None, "validation": None, "test": 1}
     prepare(source, tmp_path, ImageSettings(148, "box", 8), limits=limits, images_per_shard=20)
-    small = VAE(
+    small = make_vae(
         image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2,
         reconstruction="bce",
     )  # fmt: skip

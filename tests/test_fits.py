@@ -15,11 +15,10 @@ from facevae.memory.capacity import (
     parse_size,
     smallest_card,
     step_memory,
-    variant_largest_batch,
-    variant_ledger,
 )
-from facevae.memory.changes import CHANGES_CHEAPEST_FIRST, changed, changes_that_fit
+from facevae.memory.changes import CHANGES_CHEAPEST_FIRST, changes_that_fit
 from facevae.memory.cli import report
+from facevae.memory.ledger import largest_batch, ledger
 
 GIB = 2**30
 
@@ -153,12 +152,14 @@ def test_largest_batch_fits_and_the_next_does_not(
     parameters: Parameters, card: int, steps: int, variant: str
 ) -> None:
     capacity = step_memory(card)
-    setting = changed(parameters, {"train.accumulation_steps": steps})
-    largest = variant_largest_batch(setting, variant, capacity)
+    setting = parameters.with_changes(
+        {"train.accumulation_steps": steps, "train.batch_size": steps}
+    ).variant(variant)
+    largest = largest_batch(setting, capacity)
     assert largest > 0
     assert largest % steps == 0
     peaks = [
-        variant_ledger(changed(setting, {"train.batch_size": batch}), variant).peak
+        ledger(setting.with_changes({"train.batch_size": batch})).peak
         for batch in (largest, largest + steps)
     ]
     assert peaks[0] <= capacity < peaks[1]
@@ -183,17 +184,17 @@ def test_what_is_suggested_fits(project: Path, tmp_path: Path, card: str, batch_
     for settings, variants in commands:
         applied = _applied(project, tmp_path, settings)
         for variant in variants:
-            assert variant_ledger(applied, variant).peak <= step_memory(parse_size(card))
+            assert ledger(applied.variant(variant)).peak <= step_memory(parse_size(card))
     *changes, last = commands
     assert {settings["train.batch_size"] for settings, _ in changes} <= {batch_size}
     assert last[0]["train.batch_size"] <= batch_size
 
 
 def test_pairs_are_looked_for_when_no_single_change_is_enough(parameters: Parameters) -> None:
-    wanted = changed(parameters, {"train.batch_size": 512})
+    wanted = parameters.with_changes({"train.batch_size": 512})
     least = min(
         max(
-            variant_ledger(changed(wanted, change.settings), variant).peak
+            ledger(wanted.with_changes(change.settings).variant(variant)).peak
             for variant in change.variants
         )
         for change in CHANGES_CHEAPEST_FIRST
@@ -202,8 +203,8 @@ def test_pairs_are_looked_for_when_no_single_change_is_enough(parameters: Parame
     pairs = changes_that_fit(wanted, least - 1)
     assert 1 <= len(pairs) <= 3
     for pair in pairs:
-        after = changed(wanted, pair.settings)
-        assert all(variant_ledger(after, name).peak < least for name in pair.variants)
+        after = wanted.with_changes(pair.settings)
+        assert all(ledger(after.variant(name)).peak < least for name in pair.variants)
     assert changes_that_fit(wanted, 1) == []
 
 

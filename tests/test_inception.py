@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from helpers import make_vae
 from PIL import Image
 
 from facevae.common.errors import UserError
@@ -14,7 +15,6 @@ from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inception import check_inception_weights, inception_features, load_inception
 from facevae.latent.generation import samples
-from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images
 
 
@@ -48,7 +48,7 @@ def test_inception_features_and_fid(
     settings = ImageSettings(148, "box", 8)
     limits = {"train": 2, "validation": 1, "test": 2}
     prepare(source, tmp_path, settings, limits=limits, images_per_shard=20)
-    vae = VAE(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
+    vae = make_vae(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     shards = Shards(tmp_path)
     real, fresh = (next(iter(images(shards, split, 2))).numpy() for split in ("test", "train"))
 

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from helpers import make_vae
 
-from facevae.common.parameters import Parameters
 from facevae.latent.codes import (
     attribute_directions,
     encode_dataset,
@@ -15,7 +15,6 @@ from facevae.latent.codes import (
     unit_rows,
     z_rows,
 )
-from facevae.model.vae import build_vae
 
 
 def test_unit_rows_are_numpys_statistics() -> None:
@@ -80,9 +79,8 @@ def test_directions_go_from_those_without_to_those_with() -> None:
     np.testing.assert_allclose(attribute_directions(5 + apart @ true, apart), true, atol=1e-5)
 
 
-def test_codes_and_points_are_the_networks(parameters: Parameters) -> None:
-    encoder = parameters.encoder.model_copy(update={"filters": [4] * 4, "latent_size": 6})
-    vae = build_vae(encoder, parameters.loss, image_size=16, inter_dense=8)
+def test_codes_are_the_networks() -> None:
+    vae = make_vae(image_size=16, filters=[4] * 4, latent_size=6, inter_dense=8)
     images = np.random.default_rng(3).random((5, 16, 16, 3), dtype=np.float32)
     mu, log_var = encode_dataset(vae, [images[:2], images[2:4], images[4:]])
     whole_mu, whole_log_var = encode_dataset(vae, [images])

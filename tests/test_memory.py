@@ -12,10 +12,10 @@ import keras
 import pytest
 
 from facevae.common.parameters import Parameters
-from facevae.memory.ledger import Ledger, largest_batch, ledger
-from facevae.model.vae import VAE, build_vae
+from facevae.memory.ledger import largest_batch, ledger
+from facevae.model.vae import VAE
 from facevae.training.optimizers import build_optimizer
-from ledger import CONFIGURATIONS, arguments, measured
+from ledger import CONFIGURATIONS, configuration, measured
 
 MIB = 2**20
 TESTED = [
@@ -37,20 +37,17 @@ def peaks() -> dict[str, int]:
 
 @pytest.mark.parametrize("name", TESTED)
 def test_the_peak_is_what_a_training_step_takes(peaks: dict[str, int], name: str) -> None:
-    expected = ledger(**arguments(name))
+    expected = ledger(configuration(name))
     assert expected.peak == pytest.approx(peaks[name], rel=0.1), expected
 
 
-def _built(name: str, parameters: Parameters) -> tuple[Ledger, VAE, dict[str, Any]]:
-    given = arguments(name)
-    vae = build_vae(
-        given["encoder"],
+def _built(parameters: Parameters) -> VAE:
+    return VAE(
+        parameters.encoder,
         parameters.loss,
-        image_size=given["image_size"],
-        inter_dense=given["inter_dense"],
-        precision=given["train"].precision,
+        image_size=parameters.data.image_size,
+        precision=parameters.train.precision,
     )
-    return ledger(**given), vae, given
 
 
 def _bytes(variables: list[Any]) -> int:
@@ -58,14 +55,24 @@ def _bytes(variables: list[Any]) -> int:
     return sum(4 * math.prod(variable.shape) for variable in floats)
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_weights_gradients_and_slots_are_those_of_keras(name: str, parameters: Parameters) -> None:
-    accounted, vae, given = _built(name, parameters)
+def _layers_and_optimizer(name: str) -> str:
+    """What weights, gradients and slots depend on."""
+    given = configuration(name)
+    return repr((given.encoder, given.train.optimizer, given.train.precision))
+
+
+# Configurations that differ in the batch alone have the same ones.
+DIFFERENT = list({_layers_and_optimizer(name): name for name in CONFIGURATIONS}.values())
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_weights_gradients_and_slots_are_those_of_keras(name: str) -> None:
+    given = configuration(name)
+    accounted, vae = ledger(given), _built(given)
     # Those of the networks; a learned sigma is one number more.
     assert accounted.weights == _bytes([*vae.encoder.weights, *vae.decoder.weights])
     assert accounted.gradients == _bytes(vae.trainable_weights)
-    train = given["train"]
-    optimizer = build_optimizer(train.optimizer, train.learning_rate, train.precision)
+    optimizer = build_optimizer(given.train, given.train.learning_rate)
     optimizer.build(vae.trainable_variables)
     slots = [variable for variable in optimizer.variables if len(variable.shape)]
     assert accounted.optimizer_slots == _bytes(slots)
@@ -84,12 +91,13 @@ def _outputs(vae: VAE) -> dict[str, int]:
 @pytest.mark.parametrize(
     "name", ["inter_dense, batch 128", "five layers, batch 128", "residual, batch 64"]
 )
-def test_activations_are_the_layers_outputs(name: str, parameters: Parameters) -> None:
-    accounted, vae, given = _built(name, parameters)
-    outputs, images = _outputs(vae), given["train"].batch_size
+def test_activations_are_the_layers_outputs(name: str) -> None:
+    given = configuration(name)
+    accounted = ledger(given)
+    outputs, images = _outputs(_built(given)), given.train.batch_size
     hidden = {key for key in outputs if f"{key}_normalization" in outputs}
-    blocks = 2 if given["encoder"].block == "residual" else 1
-    assert len(hidden) == blocks * (2 * len(given["encoder"].filters) - 1)
+    blocks = 2 if given.encoder.block == "residual" else 1
+    assert len(hidden) == blocks * (2 * len(given.encoder.filters) - 1)
     for layer in hidden:
         # The input of the normalisation and the output of the activation.
         assert accounted.activations[layer] == 4 * images * (
@@ -103,28 +111,26 @@ def test_activations_are_the_layers_outputs(name: str, parameters: Parameters) -
 
 def test_parts_of_the_peak_add_up() -> None:
     for name in CONFIGURATIONS:
-        accounted = ledger(**arguments(name))
+        accounted = ledger(configuration(name))
         assert accounted.peak == sum(accounted.at_peak.values())
         assert accounted.at_peak["weights"] == accounted.weights
         assert accounted.at_peak["activations"] <= sum(accounted.activations.values())
-        assert accounted.workspace == accounted.at_peak["workspace"] > 0
+        assert accounted.at_peak["workspace"] > 0
 
 
 @pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("capacity", [200 * MIB, 2048 * MIB])
 def test_the_largest_batch_is_the_largest(parts: int, capacity: int) -> None:
-    given = arguments("inter_dense, batch 32")
-    train = given.pop("train").model_copy(update={"accumulation_steps": parts})
+    given = configuration("inter_dense, batch 32").with_changes({"train.accumulation_steps": parts})
 
     def peak(batch_size: int) -> int:
-        changed = train.model_copy(update={"batch_size": batch_size})
-        return ledger(train=changed, **given).peak
+        return ledger(given.with_changes({"train.batch_size": batch_size})).peak
 
-    largest = largest_batch(train=train, capacity=capacity, **given)
+    largest = largest_batch(given, capacity)
     assert largest % parts == 0
     assert peak(largest) <= capacity < peak(largest + parts)
-    assert largest_batch(train=train, capacity=peak(parts) - 1, **given) == 0
-    assert largest_batch(train=train, capacity=peak(parts), **given) == parts
+    assert largest_batch(given, peak(parts) - 1) == 0
+    assert largest_batch(given, peak(parts)) == parts
 
 
 def test_the_ledger_is_instant() -> None:

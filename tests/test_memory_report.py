@@ -9,19 +9,16 @@ import pytest
 from PIL import Image
 
 from facevae.common.parameters import VARIANTS, Parameters
-from facevae.memory.capacity import inter_dense_units, variant_ledger
-from facevae.memory.changes import changed
-from facevae.memory.ledger import encoder_parameters
+from facevae.memory.ledger import encoder_parameters, ledger
 from facevae.memory.report import break_even, memory_markdown
-from facevae.model.vae import build_vae
+from facevae.model.vae import VAE
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_encoder_parameters_are_those_that_keras_counts(
     parameters: Parameters, variant: str
 ) -> None:
-    setting = changed(
-        parameters,
+    setting = parameters.with_changes(
         {
             "encoder.filters": [5, 7],
             "encoder.kernel_sizes": [3, 5],
@@ -31,34 +28,31 @@ def test_encoder_parameters_are_those_that_keras_counts(
             "data.image_size": 24,
         },
     )
-    units = inter_dense_units(setting, variant)
-    vae = build_vae(setting.encoder, setting.loss, image_size=24, inter_dense=units)
-    count = encoder_parameters(setting.encoder, image_size=24, inter_dense=units)
-    assert count == vae.encoder.count_params()
+    setting = setting.variant(variant)
+    vae = VAE(setting.encoder, setting.loss, image_size=24, precision="float32")
+    assert encoder_parameters(setting) == vae.encoder.count_params()
 
 
 def test_break_even_is_the_last_that_saves_weights(parameters: Parameters) -> None:
     assert break_even(parameters) == 485  # 512 * 9216 / (9216 + 512 + 1) = 485.003
     for latent, image in ((1, 16), (8, 32), (512, 96)):
-        setting = changed(parameters, {"encoder.latent_size": latent, "data.image_size": image})
-        without = variant_ledger(setting, "direct").weights
+        setting = parameters.with_changes({"encoder.latent_size": latent, "data.image_size": image})
+        without = ledger(setting.variant("direct")).weights
         last = break_even(setting)
         for units, saves in ((last, True), (last + 1, False)):
-            with_layer = changed(setting, {"encoder.inter_dense": units})
+            with_layer = setting.with_changes({"encoder.inter_dense": units})
             if units:
-                weights = variant_ledger(with_layer, "inter_dense").weights
+                weights = ledger(with_layer.variant("inter_dense")).weights
                 assert (weights < without) == saves
 
 
 def _stage(project: Path, folder: Path) -> list[Path]:
-    outputs = [folder / name for name in ("m.csv", "m.md", "batch.png", "units.png")]
-    flags = ("--csv", "--markdown", "--by-batch", "--by-inter-dense")
-    command = [sys.executable, str(project / "stages" / "memory.py")]
-    for flag, output in zip(flags, outputs, strict=True):
-        command += [flag, str(output)]
+    names = ("memory.csv", "memory.md", "memory_by_batch.png", "memory_by_inter_dense.png")
+    command = [sys.executable, str(project / "stages" / "memory.py"), "--reports", str(folder)]
     done = subprocess.run(command, cwd=project, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    return outputs
+    assert {path.name for path in folder.iterdir()} == set(names)
+    return [folder / name for name in names]
 
 
 def test_memory_stage_writes_the_same_bytes_twice(
@@ -74,8 +68,8 @@ def test_memory_stage_writes_the_same_bytes_twice(
         (variant, size) for size in (32, 64, 128, 256, 512, 1024) for variant in VARIANTS
     ]
     for row in rows:
-        setting = changed(parameters, {"train.batch_size": int(row["batch_size"])})
-        peak = variant_ledger(setting, row["variant"]).peak
+        setting = parameters.with_changes({"train.batch_size": int(row["batch_size"])})
+        peak = ledger(setting.variant(row["variant"])).peak
         assert float(row["peak_mib"]) == pytest.approx(peak / 2**20, abs=0.005)
 
     report_text = text.read_text(encoding="utf-8")

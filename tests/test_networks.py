@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import make_vae, settings
 
 from facevae.common.errors import UserError
-from facevae.common.parameters import Parameters
 from facevae.model.layers import (
     FusedBatchNormalization,
     ZeroBiasGradConv2D,
@@ -20,7 +20,7 @@ from facevae.model.layers import (
     output_grad_leaky_relu,
 )
 from facevae.model.saving import load_model, save_model
-from facevae.model.vae import VAE, build_vae
+from facevae.model.vae import VAE
 
 
 def _trainable(model: keras.Model) -> int:
@@ -37,10 +37,9 @@ def _trainable(model: keras.Model) -> int:
     ],
 )
 def test_parameter_table_of_the_source(
-    parameters: Parameters, latent_size: int, inter_dense: int, encoder, decoder
+    latent_size: int, inter_dense: int, encoder, decoder
 ) -> None:
-    settings = parameters.encoder.model_copy(update={"latent_size": latent_size})
-    vae = build_vae(settings, parameters.loss, image_size=96, inter_dense=inter_dense)
+    vae = make_vae(latent_size=latent_size, inter_dense=inter_dense)
     assert (vae.encoder.count_params(), _trainable(vae.encoder)) == encoder
     assert (vae.decoder.count_params(), _trainable(vae.decoder)) == decoder
 
@@ -56,7 +55,7 @@ def test_parameter_table_of_the_source(
     ],
 )
 def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
-    vae = VAE(
+    vae = make_vae(
         image_size=96,
         filters=filters,
         kernel_sizes=kernel_sizes,
@@ -65,8 +64,6 @@ def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
         inter_dense=8,
         dropout=0.1,
     )
-    # The bytes of the files of models that have none of these stay.
-    assert vae.get_config().keys().isdisjoint({"block", "sigma", "free_bits"})
     inward = [
         layer.output.shape[1:3]
         for layer in vae.encoder.layers
@@ -92,7 +89,7 @@ def test_residual_blocks_weigh_what_the_formula_says(
 ) -> None:
     """k k c c' + c' per convolution, 4 c per normalisation, two of which are trained."""
     filters, latent = [8, 16, 12], 5
-    vae = VAE(
+    vae = make_vae(
         image_size=32, filters=filters, kernel_sizes=[3, 5, 3], strides=[2, 2, 4],
         latent_size=latent, inter_dense=inter_dense, batch_normalization=batch_normalization,
         block="residual",
@@ -117,11 +114,11 @@ def test_residual_blocks_weigh_what_the_formula_says(
 
 def test_residual_blocks_add_to_what_they_are_given() -> None:
     """With a convolution of zeros they are their activation, which changes nothing activated."""
-    settings: dict[str, Any] = {
+    common: dict[str, Any] = {
         "image_size": 16, "filters": [4, 6], "kernel_sizes": [3, 3], "strides": [2, 2],
         "latent_size": 3, "activation": "relu",
     }  # fmt: skip
-    plain, residual = VAE(**settings), VAE(**settings, block="residual")
+    plain, residual = make_vae(**common), make_vae(**common, block="residual")
     for ours, theirs in ((residual.encoder, plain.encoder), (residual.decoder, plain.decoder)):
         names = {layer.name for layer in theirs.layers}
         for layer in ours.layers:
@@ -143,11 +140,32 @@ def test_residual_blocks_add_to_what_they_are_given() -> None:
 )
 def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        VAE(**{"image_size": 96, **changes})
+        VAE(
+            settings().encoder.model_copy(update=changes),
+            settings().loss,
+            image_size=changes.get("image_size", 96),
+            precision="float32",
+        )
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [("encoder", {"block": "dense"}), ("loss", {"reconstruction": "mae"})],
+)
+def test_names_that_the_library_does_not_know_are_refused(section: str, change: dict) -> None:
+    """Also where a section was made without the checks of `Parameters`."""
+    known = settings()
+    sections: dict[str, Any] = {"encoder": known.encoder, "loss": known.loss}
+    sections[section] = sections[section].model_copy(update=change)
+    (name,) = change.values()
+    with pytest.raises(ValueError, match=name):
+        VAE(**sections, image_size=96, precision="float32")
+    with pytest.raises(ValueError, match="half"):
+        VAE(known.encoder, known.loss, image_size=96, precision="half")
 
 
 def test_log_var_is_clamped() -> None:
-    vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
+    vae = make_vae(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
     kernel, bias = vae.encoder.get_layer("log_var").get_weights()
     vae.encoder.get_layer("log_var").set_weights([kernel, np.add(bias, [1e9, -1e9, 0.0])])
     images = np.zeros((1, 16, 16, 3), np.float32)
@@ -160,7 +178,7 @@ def test_log_var_is_clamped() -> None:
 
 def test_sampling_uses_the_noise_it_is_given() -> None:
     keras.utils.set_random_seed(0)
-    vae = VAE(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
+    vae = make_vae(image_size=16, filters=[4], kernel_sizes=[3], strides=[2], latent_size=3)
     images = np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
     epsilon = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
     outputs = vae({"images": images, "epsilon": epsilon})
@@ -170,7 +188,7 @@ def test_sampling_uses_the_noise_it_is_given() -> None:
 
 def _vae(block: str) -> VAE:
     keras.utils.set_random_seed(0)
-    return VAE(
+    return make_vae(
         block=block,
         image_size=16, filters=[4, 8], kernel_sizes=[3, 3], strides=[2, 2], latent_size=5,
         inter_dense=6, activation="relu", dropout=0.2, reconstruction="bce", kl_weight=0.25,
@@ -194,7 +212,7 @@ def test_saved_models_open_in_a_fresh_process_in_safe_mode(tmp_path: Path) -> No
         expected[block] = np.asarray(vae(images)["reconstructions"])
         save_model(vae, tmp_path / f"{block}.keras")
     script = (
-        "import keras, numpy as np, facevae.model.networks\n"
+        "import keras, numpy as np, facevae.model.vae\n"
         "for block in ('plain', 'residual'):\n"
         "    vae = keras.saving.load_model(f'{block}.keras', safe_mode=True)\n"
         "    assert (vae.kl_weight, vae.reconstruction) == (0.25, 'bce')\n"

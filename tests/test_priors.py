@@ -5,12 +5,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers import make_vae
 
 from facevae.common.errors import UserError
 from facevae.latent.generation import prior_codes, samples
 from facevae.latent.priors import Prior, fit_prior, load_prior, normal_prior, save_prior
 from facevae.model.saving import save_model
-from facevae.model.vae import VAE
 
 
 def _covariances(prior: Prior) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_stage_writes_a_prior_that_samples_are_drawn_from(
     stage, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     keras.utils.set_random_seed(0)
-    vae = VAE(
+    vae = make_vae(
         image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=4,
     )  # fmt: skip
     save_model(vae, tmp_path / "vae.keras")

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import make_vae
 
 from facevae.common.errors import UserError
 from facevae.data.preparation import ImageSettings, prepare
@@ -342,7 +343,7 @@ def test_quality_precision_and_recall_by_hand() -> None:
 def vae() -> VAE:
     """One latent unit: the likelihood is an integral over a line."""
     keras.utils.set_random_seed(1)
-    vae = VAE(
+    vae = make_vae(
         image_size=16, filters=[8, 16], kernel_sizes=[3, 3], strides=[2, 2], latent_size=1,
         kl_weight=0.5,
     )  # fmt: skip
@@ -416,7 +417,7 @@ def test_metric_sigma_is_what_the_loss_stands_for() -> None:
 
     def sigma(**loss) -> float | None:
         small: dict[str, Any] = {"filters": [2], "kernel_sizes": [3], "strides": [2]}
-        return decoder_sigma(VAE(image_size=8, latent_size=1, **small, **loss))
+        return decoder_sigma(make_vae(image_size=8, latent_size=1, **small, **loss))
 
     assert sigma(kl_weight=1.0) == pytest.approx(math.sqrt(0.5))
     assert sigma(kl_weight=0.08) == pytest.approx(0.2)

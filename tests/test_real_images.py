@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import make_vae, train_vae
 from PIL import Image
 
 from facevae.common.runtime import enable_determinism
 from facevae.data.celeba import read_partition
 from facevae.data.preparation import ImageSettings, prepare
-from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images
-from facevae.training.loop import train
 
 _FOLDER = os.environ.get("FACEVAE_CELEBA", "")
 pytestmark = pytest.mark.skipif(
@@ -61,14 +60,11 @@ def test_real_images_have_their_labels(prepared: Path, celeba: Path) -> None:
 def test_real_images_are_learned(prepared: Path) -> None:
     enable_determinism(1)
     shards = Shards(prepared)
-    vae = VAE(
+    vae = make_vae(
         image_size=32, filters=[16, 32, 64], kernel_sizes=[3] * 3, strides=[2] * 3,
         latent_size=64, inter_dense=64, kl_weight=0.5,
     )  # fmt: skip
-    train(
-        vae, shards, epochs=2, batch_size=16, learning_rate=0.002, kl_warmup_epochs=0, seed=1,
-        history=io.StringIO(),
-    )  # fmt: skip
+    train_vae(vae, prepared, batch_size=16, learning_rate=0.002)
     mean = np.concatenate(list(images(shards, "train", 64))).mean(axis=0)
     test = np.concatenate(list(images(shards, "test", 64)))
     collapsed = np.square(test - mean).sum((1, 2, 3)).mean()  # what the mean image would give

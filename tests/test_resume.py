@@ -17,12 +17,12 @@ import keras
 import numpy as np
 import pytest
 import yaml
+from helpers import make_vae, train_settings
 from test_pipeline import Study
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import save_model
-from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, training_batches
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.loop import train
@@ -43,23 +43,24 @@ def _train(
     """As the stage does it, with checkpoints much more often and all that is random switched on."""
     keras.utils.clear_session()  # names are in the model, too, and count up
     enable_determinism(1)
-    vae = VAE(
+    vae = make_vae(
         image_size=16, filters=[8, 8], kernel_sizes=[3, 3], strides=[4, 2], latent_size=4,
-        inter_dense=8, kl_weight=0.1, dropout=0.1, precision=precision,
+        inter_dense=8, kl_weight=0.1, kl_warmup_epochs=3, dropout=0.1, precision=precision,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     with (
         Checkpoint(folder / "states" / "one", seconds) as checkpoint,
         open(folder / "history.csv", "w", encoding="utf-8") as history,
     ):
+        small = {"epochs": 6, "batch_size": 8, "learning_rate": 0.003, "precision": precision}
         train(
-            vae, Shards(shards), history=history, checkpoint=checkpoint,
+            vae,
+            Shards(shards),
+            train_settings(**{**small, **changes}),
+            history=history,
+            checkpoint=checkpoint,
             stop_requested=stop_requested,
-            **{
-                "epochs": 6, "batch_size": 8, "learning_rate": 0.003, "kl_warmup_epochs": 3,
-                "seed": 1, **changes,
-            },
-        )  # fmt: skip
+        )
         save_model(vae, folder / "model.keras")
         checkpoint.remove()
 
@@ -279,13 +280,12 @@ def test_resume_key_is_the_same_in_every_process(project: Path) -> None:
 
 def test_resume_state_stays_good_when_the_loss_is_not_finite(shards: Path, tmp_path: Path) -> None:
     enable_determinism(1)
-    vae = VAE(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=4)
+    vae = make_vae(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=4)
     with Checkpoint(tmp_path / "one", seconds=0) as checkpoint, open(os.devnull, "w") as history:
+        # A rate that params.yaml may not have.
+        settings = train_settings(epochs=1, batch_size=8).model_copy(update={"learning_rate": 1e20})
         with pytest.raises(UserError, match=r"term is (nan|inf) .*in epoch 1, step \d; try"):
-            train(
-                vae, Shards(shards), epochs=1, batch_size=8, learning_rate=1e20,
-                kl_warmup_epochs=0, seed=1, history=history, checkpoint=checkpoint,
-            )  # fmt: skip
+            train(vae, Shards(shards), settings, history=history, checkpoint=checkpoint)
         left = checkpoint.read()
     assert left is not None
     assert all(np.isfinite(value).all() for key, value in left.items() if key != "history")
@@ -361,7 +361,7 @@ def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
     assert not list(states.iterdir())
     again = tmp_path / "direct.keras"
     subprocess.run(
-        [sys.executable, "stages/train.py", "--shards", "data/tfrecords", "--inter-dense", "0",
+        [sys.executable, "stages/train.py", "--shards", "data/tfrecords", "--variant", "direct",
          "--model", str(again), "--history", f"{tmp_path}/history.csv"],
         cwd=study.folder, check=True,
     )  # fmt: skip

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from helpers import write_params
 
 STAGES = (
-    "synthesize", "prepare", "attributes", "train", "prior", "generate", "evaluate", "compare",
-    "memory", "page",
+    "synthesize", "prepare", "attributes", "train", "prior", "generate", "evaluate", "cost",
+    "compare", "memory", "page",
 )  # fmt: skip
 
 
@@ -29,13 +29,11 @@ def test_help_names_every_argument(project: Path, stage: str) -> None:
 def test_train_alone_prints_one_bar_and_nothing_else(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
-    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["train"] |= {"batch_size": 8, "epochs": 1}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    params = write_params(tmp_path, train={"batch_size": 8, "epochs": 1})
     model = tmp_path / "models" / "alone.keras"
     done = _run(
-        project, "train", "--params", f"{tmp_path}/params.yaml", "--shards", str(shards),
-        "--inter-dense", "8", "--model", str(model), "--history", f"{tmp_path}/history.csv",
+        project, "train", "--params", str(params), "--shards", str(shards),
+        "--variant", "inter_dense", "--model", str(model), "--history", f"{tmp_path}/history.csv",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
@@ -46,7 +44,7 @@ def test_train_alone_prints_one_bar_and_nothing_else(
 
 
 def _train(shards: Path) -> list[str]:
-    options = ["--inter-dense", "0", "--model", "m.keras", "--history", "h.csv"]
+    options = ["--variant", "direct", "--model", "m.keras", "--history", "h.csv"]
     return ["train", "--shards", str(shards), *options]
 
 

@@ -1,7 +1,5 @@
 """Training: it learns, it repeats to the bit, and Keras' own fit does the same steps."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import settings, small_vae, train_settings, train_vae
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import enable_determinism
@@ -16,40 +15,23 @@ from facevae.evaluation.likelihood import decoder_sigma
 from facevae.model.saving import load_model, save_model
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images, training_batches
-from facevae.training.loop import kl_weight_at, train
+from facevae.training.loop import kl_weight_at
 from facevae.training.optimizers import (
     FactoredAdafactor,
     FusedAdam,
     FusedSGD,
-    WarmUp,
     build_optimizer,
+    learning_rate,
 )
 from facevae.training.step import evaluate_split, training_step, validation_step
 
 
-def _small(**changes) -> VAE:
-    settings = {
-        "image_size": 16, "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2],
-        "latent_size": 4, "inter_dense": 8, "kl_weight": 0.1,
-    }  # fmt: skip
-    return VAE(**{**settings, **changes})
-
-
 def _train(
-    shards: Path,
-    vae: VAE | None = None,
-    dropout: float = 0.0,
-    precision: str = "float32",
-    **changes,
+    shards: Path, vae: VAE | None = None, dropout: float = 0.0, **changes: Any
 ) -> tuple[VAE, list[dict[str, str]]]:
     enable_determinism(1)
-    vae = vae or _small(dropout=dropout, precision=precision)
-    settings = {
-        "epochs": 2, "batch_size": 8, "learning_rate": 0.003, "kl_warmup_epochs": 0, "seed": 1,
-    }  # fmt: skip
-    history = io.StringIO()
-    train(vae, Shards(shards), history=history, **{**settings, **changes})
-    return vae, list(csv.DictReader(io.StringIO(history.getvalue())))
+    vae = vae or small_vae(dropout=dropout, precision=changes.get("precision", "float32"))
+    return vae, train_vae(vae, shards, **changes)
 
 
 def test_it_learns(shards: Path) -> None:
@@ -66,9 +48,9 @@ def test_it_learns(shards: Path) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_deterministic_to_the_bit(shards: Path, precision: str) -> None:
     """With other optimizers and float16: see tests/test_resume.py."""
-    settings: dict[str, Any] = {"dropout": 0.1, "precision": precision}
-    first, first_history = _train(shards, **settings)
-    second, second_history = _train(shards, **settings)
+    changes: dict[str, Any] = {"dropout": 0.1, "precision": precision}
+    first, first_history = _train(shards, **changes)
+    second, second_history = _train(shards, **changes)
     assert first_history == second_history
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -82,15 +64,15 @@ def test_another_seed_is_another_training(shards: Path) -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("block", ["plain", "residual"])
 def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str, block: str) -> None:
-    vae = _small(precision=precision, block=block)
+    vae = small_vae(precision=precision, block=block)
     batch = next(
         iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
     )
     outputs = vae(batch, training=True)
     assert {output.dtype for output in outputs.values()} == {tf.float32}
     assert {term.dtype for term in vae.loss_terms(batch["images"], outputs)} == {tf.float32}
-    optimizer = build_optimizer("adam", 0.003, precision)
-    training_step(vae, optimizer)(batch, tf.constant(0.1))
+    optimizer = build_optimizer(train_settings(precision=precision), 0.003)
+    training_step(vae, optimizer, train_settings())(batch, tf.constant(0.1))
     floats = [variable for variable in optimizer.variables if "int" not in str(variable.dtype)]
     assert {str(variable.dtype) for variable in (*vae.weights, *floats)} == {"float32"}
     hidden = [*vae.encoder.layers[1:-2], *vae.decoder.layers[1:-1]]
@@ -117,7 +99,7 @@ def test_lower_precision_learns_the_same(
 
 
 def test_history_adds_up(shards: Path) -> None:
-    vae, history = _train(shards, epochs=3, kl_warmup_epochs=3)
+    vae, history = _train(shards, small_vae(kl_warmup_epochs=3), epochs=3)
     for row in history:
         value = {key: float(cell) for key, cell in row.items()}
         expected = value["reconstruction"] + value["kl_weight"] * value["kl"]
@@ -133,7 +115,8 @@ def test_history_adds_up(shards: Path) -> None:
 
 @pytest.mark.parametrize("warmup", [0, 1, 4])
 def test_kl_weight_grows_linearly_and_stays(warmup: int) -> None:
-    weights = [kl_weight_at(epoch, 2.0, warmup) for epoch in range(warmup + 3)]
+    loss = settings(kl_weight=2.0, kl_warmup_epochs=warmup).loss
+    weights = [kl_weight_at(epoch, loss) for epoch in range(warmup + 3)]
     expected = np.minimum(2.0, 2.0 * np.arange(1, warmup + 4) / (warmup + 1))
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 
@@ -141,7 +124,7 @@ def test_kl_weight_grows_linearly_and_stays(warmup: int) -> None:
 def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
     """One SGD step against gradients written out anew, without normalisation."""
     enable_determinism(1)
-    vae = _small(batch_normalization=False)
+    vae = small_vae(batch_normalization=False)
     batch = next(
         iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
     )
@@ -153,7 +136,7 @@ def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
         kl = -0.5 * tf.reduce_sum(1 + log_var - mu**2 - tf.exp(log_var), 1)
         loss = tf.reduce_mean(squares + 0.7 * kl)
     gradients = tape.gradient(loss, vae.trainable_variables)
-    step = training_step(vae, keras.optimizers.SGD(1e-3))
+    step = training_step(vae, keras.optimizers.SGD(1e-3), train_settings())
     reconstruction, kl_term = step(batch, tf.constant(0.7)).numpy()
     assert reconstruction + 0.7 * kl_term == pytest.approx(float(loss), rel=1e-5)
     for old, gradient, weight in zip(before, gradients, vae.trainable_variables, strict=True):
@@ -201,7 +184,7 @@ def test_adafactors_learning_rate_is_what_it_is_given() -> None:
 def test_what_an_optimizer_keeps(name: str, slots: float, precision: str) -> None:
     """Numbers per weight, counted; and it moves what the loss is scaled for, too."""
     weights = keras.Variable(np.ones((200, 300), np.float32))
-    optimizer = build_optimizer(name, 0.01, precision)
+    optimizer = build_optimizer(train_settings(optimizer=name, precision=precision), 0.01)
     optimizer.build([weights])
     kept = sum(int(np.prod(variable.shape)) for variable in optimizer.variables)
     assert kept <= slots * 60_000 + 10
@@ -220,18 +203,19 @@ def test_each_optimizer_learns(
     assert float(history[-1]["loss"]) < 0.8 * float(history[0]["loss"])
 
 
-def _one_step(shards: Path, precision: str, **settings) -> tuple[np.ndarray, np.ndarray]:
+def _one_step(shards: Path, precision: str, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Terms and gradients of a step with 24 images, without what depends on others of a batch."""
     enable_determinism(1)
     dataset = training_batches(Shards(shards), batch_size=24, latent_size=4, seed=1, epoch=0)
     batch = next(iter(dataset))
     enable_determinism(1)
-    vae = _small(batch_normalization=False, precision=precision)
+    vae = small_vae(batch_normalization=False, precision=precision)
     before = vae.get_weights()
     optimizer: keras.Optimizer = keras.optimizers.SGD(1.0)
     if precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    terms = training_step(vae, optimizer, **settings)(batch, tf.constant(0.7)).numpy()
+    step = training_step(vae, optimizer, train_settings(batch_size=24, **changes))
+    terms = step(batch, tf.constant(0.7)).numpy()
     moves = (old - new for old, new in zip(before, vae.get_weights(), strict=True))
     return terms, np.concatenate([move.ravel() for move in moves])
 
@@ -262,8 +246,9 @@ def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path)
     (batch,) = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0).take(
         1
     )
-    vae = _small()
-    training_step(vae, keras.optimizers.SGD(0.0), accumulation_steps=2)(batch, tf.constant(1.0))
+    vae = small_vae()
+    step = training_step(vae, keras.optimizers.SGD(0.0), train_settings(accumulation_steps=2))
+    step(batch, tf.constant(1.0))
     layer = vae.encoder.get_layer("conv_1_normalization")
     convolved = vae.encoder.get_layer("conv_1")(batch["images"]).numpy()
     means = [convolved[part::2].mean((0, 1, 2)) for part in (0, 1)]
@@ -272,7 +257,7 @@ def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path)
 
 
 @pytest.mark.parametrize(
-    ("network", "settings"),
+    ("network", "changes"),
     [
         ({"dropout": 0.2}, {}),
         ({"dropout": 0.2, "inter_dense": 0, "activation": "elu"}, {"accumulation_steps": 2}),
@@ -282,17 +267,16 @@ def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path)
     ],
 )
 def test_rematerialised_steps_are_the_same(
-    shards: Path, network: dict[str, Any], settings: dict[str, Any]
+    shards: Path, network: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     """Terms, and then weights, averages of normalisation and seeds of dropout, over three steps."""
     dataset = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
     results = []
     for rematerialization in (False, True):
         enable_determinism(1)
-        vae = _small(**network)
-        step = training_step(
-            vae, keras.optimizers.SGD(1e-3), rematerialization=rematerialization, **settings
-        )
+        vae = small_vae(**network)
+        train = train_settings(rematerialization=rematerialization, **changes)
+        step = training_step(vae, keras.optimizers.SGD(1e-3), train)
         terms = [step(batch, tf.constant(0.7)).numpy() for batch in dataset.take(3)]
         results.append([np.array(terms), *(variable.numpy() for variable in vae.variables)])
     for found, expected in zip(*results, strict=True):
@@ -300,7 +284,7 @@ def test_rematerialised_steps_are_the_same(
 
 
 def test_a_batch_that_does_not_split_into_parts_is_refused(shards: Path) -> None:
-    with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ into 3 parts .+ of 3$"):
+    with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ 3 equal parts .+ of 3$"):
         _train(shards, accumulation_steps=3)
 
 
@@ -308,10 +292,18 @@ def test_a_batch_that_does_not_split_into_parts_is_refused(shards: Path) -> None
 def test_learning_rate_grows_linearly_then_falls_as_a_cosine(warmup: int) -> None:
     steps = np.arange(warmup + 12)
     rising = np.minimum(1, (steps + 1) / (warmup + 1))
-    constant, cosine = WarmUp(0.3, warmup, None), WarmUp(0.3, warmup, 10)
-    np.testing.assert_allclose([constant(step) for step in steps], 0.3 * rising, rtol=1e-6)
+    constant, cosine = (
+        learning_rate(
+            train_settings(learning_rate=0.3, warmup_steps=warmup, learning_rate_schedule=schedule),
+            warmup + 10,
+        )
+        for schedule in ("constant", "cosine")
+    )
+    found = [constant(step) if callable(constant) else constant for step in steps]
+    np.testing.assert_allclose(found, 0.3 * rising, rtol=1e-6)
     falling = np.cos(np.pi / 2 * np.clip((steps - warmup) / 10, 0, 1)) ** 2
     expected = 0.3 * rising * falling
+    assert callable(cosine)
     np.testing.assert_allclose([cosine(step) for step in steps], expected, atol=1e-7)
 
 
@@ -322,9 +314,10 @@ def test_clipping_shortens_all_gradients_together(shards: Path) -> None:
 
     def movement(clip: float | None) -> np.ndarray:
         enable_determinism(1)
-        vae = _small()
+        vae = small_vae()
         before = [weight.numpy() for weight in vae.trainable_variables]
-        training_step(vae, keras.optimizers.SGD(1e-3), clip)(batch, tf.constant(0.1))
+        train = train_settings(gradient_clip_norm=clip)
+        training_step(vae, keras.optimizers.SGD(1e-3), train)(batch, tf.constant(0.1))
         after = [weight.numpy() for weight in vae.trainable_variables]
         moves = (old - new for old, new in zip(before, after, strict=True))
         return np.concatenate([move.ravel() for move in moves]) / 1e-3
@@ -337,7 +330,7 @@ def test_clipping_shortens_all_gradients_together(shards: Path) -> None:
 
 
 def test_early_stopping_keeps_the_best_weights(shards: Path) -> None:
-    vae = _small()
+    vae = small_vae()
     _, history = _train(shards, vae, epochs=30, learning_rate=0.1, early_stopping_patience=2)
     losses = [float(row["val_loss"]) for row in history]
     assert len(losses) < 30
@@ -349,10 +342,10 @@ def test_early_stopping_keeps_the_best_weights(shards: Path) -> None:
 def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:
     # Without normalisation: a bias in front of it has gradient 0, and Adam makes steps of rounding.
     enable_determinism(1)
-    ours = _small(batch_normalization=False)
+    ours = small_vae(batch_normalization=False)
     _train(shards, ours, epochs=1)
     enable_determinism(1)
-    theirs = _small(batch_normalization=False)
+    theirs = small_vae(batch_normalization=False)
     theirs.compile(keras.optimizers.Adam(0.003))
     batches = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
     theirs.fit(batches, epochs=1, verbose=0, shuffle=False)
@@ -399,7 +392,7 @@ def test_a_batch_larger_than_the_split_is_refused(shards: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(shards: Path) -> None:
-    vae = _small(batch_normalization=False)
+    vae = small_vae(batch_normalization=False)
     mu = vae.encoder.get_layer("mu")
     kernel, bias = mu.get_weights()
     mu.set_weights([kernel, np.full_like(bias, 1e30)])
@@ -409,7 +402,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(shards: Path) -> None:
 
 def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Path) -> None:
     """As batch normalisation's statistics: its moving average is what is used afterwards."""
-    vae, history = _train(shards, _small(reconstruction="gaussian", kl_weight=1.0), epochs=30)
+    vae, history = _train(shards, small_vae(reconstruction="gaussian", kl_weight=1.0), epochs=30)
     assert float(history[-1]["loss"]) < float(history[0]["loss"])
     save_model(vae, tmp_path / "vae.keras")
     vae = load_model(tmp_path / "vae.keras")
@@ -429,7 +422,7 @@ def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Pat
 
 def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:
     enable_determinism(1)
-    vae = _small(reconstruction="gaussian", free_bits=0.5)
+    vae = small_vae(reconstruction="gaussian", free_bits=0.5)
     vae.compile(keras.optimizers.SGD(0.0))
     batch = next(
         iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
@@ -452,7 +445,8 @@ def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:
 
 def test_free_bits_hold_the_kl_up_and_history_has_the_true_one(shards: Path) -> None:
     pressed, free = (
-        _train(shards, _small(kl_weight=50.0, free_bits=bits), epochs=8)[1] for bits in (0.0, 1.0)
+        _train(shards, small_vae(kl_weight=50.0, free_bits=bits), epochs=8)[1]
+        for bits in (0.0, 1.0)
     )
     assert 2.0 < float(free[-1]["kl"]) < 8.0
     assert float(pressed[-1]["kl"]) < 0.5 * float(free[-1]["kl"])

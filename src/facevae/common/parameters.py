@@ -1,14 +1,17 @@
-"""Everything a user can set: read once from params.yaml, checked whole, handed on read-only."""
+"""Everything a user can set: read once from params.yaml, checked whole, handed on read-only.
 
-import re
+params.yaml holds each setting's default and says what it means. Neither stands here or in the rest
+of the library, whose classes and functions take the sections below.
+"""
+
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML, YAMLError
 
 from facevae.common.errors import UserError
 
@@ -16,15 +19,7 @@ VARIANTS = ("direct", "inter_dense")
 CHANNELS = 3  # of every image: red, green, blue
 
 
-def _number(value: Any) -> Any:
-    # YAML 1.1, which PyYAML reads, takes `1e-3` for text; YAML 1.2, which DVC writes, does not.
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        return float(value)
-    return value
-
-
 def _sigma(value: Any) -> Any:
-    value = _number(value)
     if value == "learned":
         return value
     if type(value) in (int, float) and 0 < value < float("inf"):
@@ -32,7 +27,7 @@ def _sigma(value: Any) -> Any:
     raise PydanticCustomError("sigma", "Input should be learned or a number greater than 0")
 
 
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -69,7 +64,7 @@ class Encoder(_Section):
     kernel_sizes: list[Count] = Field(min_length=1)
     strides: list[Count] = Field(min_length=1)
     latent_size: Count
-    inter_dense: Count
+    inter_dense: int = Field(ge=0)  # 0 without the extra layer, which params.yaml may not say
     block: Literal["plain", "residual"]
     activation: Literal["leaky_relu", "relu", "elu", "gelu", "silu"]
     batch_normalization: bool
@@ -112,7 +107,7 @@ class Evaluate(_Section):
 
 
 class Parameters(_Section):
-    """All of params.yaml. What each key means is said there, beside its value."""
+    """All of params.yaml."""
 
     synthesize: Synthesize
     data: Data
@@ -121,6 +116,54 @@ class Parameters(_Section):
     train: Train
     generate: Generate
     evaluate: Evaluate
+
+    def variant(self, name: str) -> "Parameters":
+        """The settings of one variant.
+
+        Args:
+            name: "inter_dense", or "direct", whose `encoder.inter_dense` is 0.
+
+        Raises:
+            UserError: there is no such variant.
+        """
+        if name not in VARIANTS:
+            raise UserError(f"there is no variant {name!r}; there are {' and '.join(VARIANTS)}")
+        if name == "inter_dense":
+            return self
+        encoder = self.encoder.model_copy(update={"inter_dense": 0})
+        return self.model_copy(update={"encoder": encoder})
+
+    def with_changes(self, changes: Mapping[str, Any]) -> "Parameters":
+        """These settings with some changed, checked as those of params.yaml are.
+
+        Args:
+            changes: new values by full name, such as {"train.batch_size": 128}. An
+                "encoder.inter_dense" of 0 is the variant direct.
+
+        Raises:
+            UserError: a line per mistake, with the key's full name.
+        """
+        content = _content(self)
+        unknown = []
+        for key, value in changes.items():
+            *sections, name = key.split(".")
+            place: Any = content
+            for section in sections:
+                place = place.get(section) if isinstance(place, dict) else None
+            if isinstance(place, dict):
+                place[name] = value
+            else:
+                unknown.append(f"{key}: unknown parameter")
+        changed, mistakes = _check(content)
+        if unknown or mistakes or changed is None:
+            raise UserError("\n".join([*unknown, *mistakes]))
+        return changed
+
+
+def _content(section: BaseModel) -> dict[str, Any]:
+    return {
+        name: _content(value) if isinstance(value, BaseModel) else value for name, value in section
+    }
 
 
 def shape_mistakes(
@@ -155,6 +198,19 @@ _SHAPE = (
 )
 
 
+def batch_mistakes(batch_size: int, accumulation_steps: int) -> list[str]:
+    """Why a batch cannot be divided into so many equal parts: one line, or none."""
+    if batch_size % accumulation_steps == 0:
+        return []
+    return [
+        f"train.batch_size: {batch_size} images do not divide into {accumulation_steps} equal "
+        f"parts (train.accumulation_steps); take a multiple of {accumulation_steps}"
+    ]
+
+
+_BATCH = (("train", "batch_size"), ("train", "accumulation_steps"))
+
+
 def _mistake(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -165,26 +221,8 @@ def _mistake(error: Any) -> str:
     return f"{key}: {message}, not {error['input']!r}"
 
 
-def load_parameters(path: str | Path = "params.yaml") -> Parameters:
-    """Read and check a params.yaml.
-
-    Raises:
-        UserError: the file is missing, is not YAML or holds mistakes: one line each, with the
-            key's full name.
-    """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; run from the project's folder, or name one with --params"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold sections (data, encoder, ...), not {content!r}")
+def _check(content: dict[str, Any]) -> tuple[Parameters | None, list[str]]:
+    """The parameters that some content makes, None if it makes none, and its mistakes."""
     parameters, errors = None, []
     try:
         parameters = Parameters.model_validate(content)
@@ -194,6 +232,44 @@ def load_parameters(path: str | Path = "params.yaml") -> Parameters:
     wrong = {error["loc"][:length] for error in errors for length in (1, 2)}
     if not wrong & {*_SHAPE, ("data",), ("encoder",)}:
         mistakes += shape_mistakes(*(content[section][key] for section, key in _SHAPE))
+    if not wrong & {*_BATCH, ("train",)}:
+        mistakes += batch_mistakes(*(content[section][key] for section, key in _BATCH))
+    return parameters, mistakes
+
+
+def _in_one_line(error: YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'cannot be read'}"
+
+
+def load_parameters(path: str | Path = "params.yaml") -> Parameters:
+    """Read and check a params.yaml, with the YAML reader that DVC uses.
+
+    Raises:
+        UserError: the file is missing, is not YAML or holds mistakes: one line each, with the
+            key's full name.
+    """
+    path = Path(path)
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; run from the project's folder, or name one with --params"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML: {_in_one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold sections (data, encoder, ...), not {content!r}")
+    parameters, mistakes = _check(content)
+    if parameters is not None and parameters.encoder.inter_dense == 0:
+        mistakes.append(
+            "encoder.inter_dense: must be greater than or equal to 1, not 0; the variant direct "
+            "has no such layer"
+        )
     if mistakes or parameters is None:
         raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
     return parameters

@@ -18,6 +18,9 @@ import numpy as np
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write
+from facevae.latent.codes import encode_dataset, sample_posterior
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images
 
 MAX_CODES = 20_000  # that are fitted to
 _COMPONENTS = {"gaussian": 1, "mixture": 10}
@@ -26,6 +29,7 @@ _CODES_PER_COMPONENT = 10  # at least
 # with fewer codes than there are units, the covariance is singular without.
 _REGULARIZATION = 0.01
 _SEED = 0
+_BATCH_SIZE = 64  # little memory; larger ones are hardly faster
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,22 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
     order = np.argsort(-mixture.weights_, kind="stable")
     parts = (mixture.weights_, mixture.means_, np.linalg.cholesky(mixture.covariances_))
     return Prior(*(part[order].astype(np.float32) for part in parts))
+
+
+def prior_of_dataset(kind: str, vae: VAE, shards: Shards) -> Prior:
+    """The prior of a kind for the codes of the first 20,000 training images, one z drawn for each.
+
+    Args:
+        kind: "normal", which needs no codes, or one of `fit_prior`.
+
+    Raises:
+        UserError: too few images.
+    """
+    if kind == "normal":
+        return normal_prior(vae.latent_size)
+    batches = images(shards, "train", _BATCH_SIZE).take(-(-MAX_CODES // _BATCH_SIZE))
+    mu, log_var = encode_dataset(vae, batches)
+    return fit_prior(kind, sample_posterior(mu[:MAX_CODES], log_var[:MAX_CODES], _SEED))
 
 
 def save_prior(prior: Prior, path: Path) -> None:

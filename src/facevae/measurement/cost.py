@@ -1,26 +1,28 @@
-"""What training costs on this machine: time and memory, measured on real training steps."""
+"""What a training step costs on this machine: time and memory, measured on real steps."""
 
 import contextlib
-import itertools
 import os
 import platform
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from facevae.common.parameters import CHANNELS, Parameters
+from facevae.common.runtime import enable_determinism
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, steps_per_epoch, training_batches
 from facevae.training.optimizers import build_optimizer
 from facevae.training.step import training_step
 
-_WARM_UP_STEPS = 3  # the first compiles, the others find batches already waiting
+_WARM_UP_STEPS = 3  # the first compiles
 _TIMED_STEPS = 12
+_SEED = 1
+_LEARNING_RATE = 1e-6  # it does not change what a step costs
 
 
 def device_name() -> str:
@@ -47,61 +49,53 @@ def peak_memory_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _endless_batches(vae: VAE, shards: Shards, batch_size: int) -> Iterator[Any]:
-    for epoch in itertools.count():
-        yield from training_batches(
-            shards, batch_size=batch_size, latent_size=vae.latent_size, seed=0, epoch=epoch
-        )
-
-
-def _step_times(
-    vae: VAE, shards: Shards, batch_size: int, *, optimizer: str, **settings: Any
-) -> list[float]:
-    step = training_step(vae, build_optimizer(optimizer, 1e-6, vae.precision), **settings)
+def _step_seconds(parameters: Parameters) -> Sequence[float]:
+    train, size = parameters.train, parameters.data.image_size
+    enable_determinism(_SEED)
+    vae = VAE(parameters.encoder, parameters.loss, image_size=size, precision=train.precision)
+    step = training_step(vae, build_optimizer(train, _LEARNING_RATE), train)
+    batch = {
+        "images": tf.random.uniform((train.batch_size, size, size, CHANNELS)),
+        "epsilon": tf.random.normal((train.batch_size, vae.latent_size)),
+    }
     kl_weight = tf.constant(vae.kl_weight, tf.float32)
-    batches = _endless_batches(vae, shards, batch_size)
     seconds = []
     for _ in range(_WARM_UP_STEPS + _TIMED_STEPS):
         start = time.perf_counter()
-        step(next(batches), kl_weight).numpy()
+        step(batch, kl_weight).numpy()
         seconds.append(time.perf_counter() - start)
     return seconds[_WARM_UP_STEPS:]
 
 
-def measure_training(
-    vae: VAE, shards: Shards, batch_size: int, *, optimizer: str = "adam", **settings: Any
-) -> dict[str, Any]:
-    """Time a few training steps, input pipeline included, at the batch size and at twice it.
+def measure_training(parameters: Parameters) -> dict[str, Any]:
+    """Time a few training steps on one device, at the batch size and at twice it.
 
-    Call it first in a fresh process: the peak memory is that of all that ran before, too. It
-    changes the weights of `vae`.
+    The steps are those that the train stage takes. The images are random numbers held in memory:
+    reading real ones comes on top, and takes a few percent (`make bench-data`). Call it first in a
+    fresh process: the peak memory is that of all that ran before, too.
 
     Args:
-        optimizer: name of one of `facevae.training.optimizers.build_optimizer`.
-        settings: others of `facevae.training.step.training_step`.
+        parameters: those of one variant, see `Parameters.variant`.
 
     Returns:
-        device; batch_size; images_per_second (at the median step) with its lower and upper
-        quartile over the steps; seconds_per_epoch (the median step times the steps of an epoch);
-        peak_memory_mib, at that batch size; and images_per_second_double_batch, None if the train
-        split is smaller than that or the device's memory too small.
+        device; batch_size; images_per_second (at the median step) with its lower and upper quartile
+        over the steps; peak_memory_mib, at that batch size; and images_per_second_double_batch,
+        None if the device's memory is too small.
     """
-    seconds = _step_times(vae, shards, batch_size, optimizer=optimizer, **settings)
-    fast, median, slow = statistics.quantiles(seconds, n=4)
+    batch_size = parameters.train.batch_size
+    fast, median, slow = statistics.quantiles(_step_seconds(parameters), n=4)
     cost = {
         "device": device_name(),
         "batch_size": batch_size,
         "images_per_second": round(batch_size / median, 1),
         "images_per_second_lower_quartile": round(batch_size / slow, 1),
         "images_per_second_upper_quartile": round(batch_size / fast, 1),
-        "seconds_per_epoch": round(median * steps_per_epoch(shards, batch_size), 3),
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "images_per_second_double_batch": None,
     }
-    if shards.counts["train"] >= 2 * batch_size:
-        # A GPU that holds the one may be too small for the other.
-        with contextlib.suppress(tf.errors.ResourceExhaustedError):
-            seconds = _step_times(vae, shards, 2 * batch_size, optimizer=optimizer, **settings)
-            rate = 2 * batch_size / statistics.median(seconds)
-            cost["images_per_second_double_batch"] = round(rate, 1)
+    # A GPU that holds the one may be too small for the other.
+    with contextlib.suppress(tf.errors.ResourceExhaustedError):
+        double = parameters.with_changes({"train.batch_size": 2 * batch_size})
+        rate = 2 * batch_size / statistics.median(_step_seconds(double))
+        cost["images_per_second_double_batch"] = round(rate, 1)
     return cost

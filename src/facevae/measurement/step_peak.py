@@ -15,7 +15,6 @@ then another one, the more so on a busy machine: hence the median of several ste
 """
 
 import gc
-import json
 import os
 import re
 import statistics
@@ -23,13 +22,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from facevae.common.parameters import Encoder, Loss, Train
+from facevae.common.parameters import CHANNELS, Parameters
 
 # oneDNN's allocator hands requests through to the C library, and that (glibc) takes everything from
 # 64 KiB on from the system for itself and gives it back when it is freed.
 _ENVIRONMENT = {
+    # Where TensorFlow leaves oneDNN off, Eigen's kernels take up to 15 MiB more than is estimated.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -39,7 +39,7 @@ _ENVIRONMENT = {
 _STEPS = 3
 
 
-def measure_peaks(steps: Sequence[dict[str, Any]], *, own_allocator: bool = False) -> Iterator[int]:
+def measure_peaks(settings: Sequence[Parameters], *, own_allocator: bool = False) -> Iterator[int]:
     """Bytes that the networks and a training step take at its peak, in the median of three steps.
 
     Each is measured in a fresh process, one after the other, beginning at once. The processes are
@@ -47,7 +47,7 @@ def measure_peaks(steps: Sequence[dict[str, Any]], *, own_allocator: bool = Fals
     there is a GPU.
 
     Args:
-        steps: the arguments of `facevae.memory.ledger.ledger`, by name, for each.
+        settings: those of one variant each, as `facevae.memory.ledger.ledger` takes them.
         own_allocator: on a CPU, leave TensorFlow its own allocator, as the train stage does.
     """
     process = subprocess.Popen(
@@ -59,29 +59,15 @@ def measure_peaks(steps: Sequence[dict[str, Any]], *, own_allocator: bool = Fals
         env={**os.environ, **({} if own_allocator else _ENVIRONMENT)},
     )
     assert process.stdin
-    for step in steps:
-        loss = Loss(
-            reconstruction=step.get("reconstruction", "mse"),
-            sigma="learned",
-            kl_weight=1.0,
-            free_bits=0.0,
-            kl_warmup_epochs=0,
-        )
-        what = {
-            "encoder": step["encoder"].model_dump(),
-            "train": step["train"].model_dump(),
-            "loss": loss.model_dump(),
-            "image_size": step["image_size"],
-            "inter_dense": step["inter_dense"],
-        }
-        print(json.dumps(what), file=process.stdin)
+    for each in settings:
+        print(each.model_dump_json(), file=process.stdin)
     process.stdin.close()
 
     def peaks() -> Iterator[int]:
         assert process.stdout
         assert process.stderr
         with process:
-            for _ in steps:
+            for _ in settings:
                 answer = process.stdout.readline()
                 if not answer:
                     raise RuntimeError(f"a measuring process failed:\n{process.stderr.read()}")
@@ -90,9 +76,9 @@ def measure_peaks(steps: Sequence[dict[str, Any]], *, own_allocator: bool = Fals
     return peaks()
 
 
-def measure_peak(**step: Any) -> int:
-    """The same of a single step."""
-    (peak,) = measure_peaks([step])
+def measure_peak(settings: Parameters) -> int:
+    """`measure_peaks` of a single training step, bytes."""
+    (peak,) = measure_peaks([settings])
     return peak
 
 
@@ -131,59 +117,52 @@ class _Meter:
         return self._read("peak", "VmHWM") - self._before
 
 
-def _smallest(encoder: Encoder, train: Train, inter_dense: int) -> tuple[Encoder, Train, int]:
+def _smallest(parameters: Parameters) -> Parameters:
     """The same layers, of 4 units each, and one image for every part of the batch."""
-    narrow = {"filters": [4] * len(encoder.filters), "latent_size": 4}
-    return (
-        encoder.model_copy(update=narrow),
-        train.model_copy(update={"batch_size": train.accumulation_steps}),
-        4 if inter_dense else 0,
+    encoder = parameters.encoder
+    return parameters.with_changes(
+        {
+            "encoder.filters": [4] * len(encoder.filters),
+            "encoder.latent_size": 4,
+            "encoder.inter_dense": 4 if encoder.inter_dense else 0,
+            "train.batch_size": parameters.train.accumulation_steps,
+        }
     )
 
 
-def _train(encoder: Encoder, loss: Loss, train: Train, image_size: int, inter_dense: int) -> int:
+def _train(parameters: Parameters) -> int:
     """Build and train; bytes taken at the peak of a step."""
     import tensorflow as tf
 
-    from facevae.common.parameters import CHANNELS
-    from facevae.model.vae import build_vae
+    from facevae.model.vae import VAE
     from facevae.training.optimizers import build_optimizer
     from facevae.training.step import training_step
 
+    train, size = parameters.train, parameters.data.image_size
     meter = _Meter()
-    vae = build_vae(
-        encoder, loss, image_size=image_size, inter_dense=inter_dense, precision=train.precision
-    )
-    step = training_step(
-        vae,
-        build_optimizer(train.optimizer, train.learning_rate, train.precision),
-        train.gradient_clip_norm,
-        train.accumulation_steps,
-        train.rematerialization,
-    )
+    vae = VAE(parameters.encoder, parameters.loss, image_size=size, precision=train.precision)
+    step = training_step(vae, build_optimizer(train, train.learning_rate), train)
     # Made where they are used: what is converted from NumPy is held twice for a while.
     batch = {
-        "images": tf.fill((train.batch_size, image_size, image_size, CHANNELS), 0.5),
-        "epsilon": tf.zeros((train.batch_size, encoder.latent_size)),
+        "images": tf.fill((train.batch_size, size, size, CHANNELS), 0.5),
+        "epsilon": tf.zeros((train.batch_size, vae.latent_size)),
     }
     peaks = []
     for _ in range(_STEPS):
         meter.reset()
-        step(batch, tf.constant(loss.kl_weight)).numpy()
+        step(batch, tf.constant(vae.kl_weight)).numpy()
         peaks.append(meter.peak())
     return statistics.median_low(peaks)
 
 
-def _measure(what: dict[str, Any]) -> int:
+def _measure(parameters: Parameters) -> int:
     from facevae.common.runtime import enable_determinism
 
     enable_determinism(1)
-    encoder, train = Encoder(**what["encoder"]), Train(**what["train"])
-    loss, image_size, inter_dense = Loss(**what["loss"]), what["image_size"], what["inter_dense"]
-    small_encoder, small_train, few = _smallest(encoder, train, inter_dense)
+    small = _smallest(parameters)
     for _ in range(2):
-        whatever = _train(small_encoder, loss, small_train, image_size, few)
-    return _train(encoder, loss, train, image_size, inter_dense) - whatever
+        constant = _train(small)
+    return _train(parameters) - constant
 
 
 def main() -> None:
@@ -193,7 +172,7 @@ def main() -> None:
     for line in sys.stdin:
         process = os.fork()
         if not process:
-            print(_measure(json.loads(line)), flush=True)
+            print(_measure(Parameters.model_validate_json(line)), flush=True)
             os._exit(0)
         _, status = os.waitpid(process, 0)
         if status:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import Parameters
-from facevae.memory.ledger import Ledger, largest_batch, ledger
+from facevae.memory.ledger import Ledger
 
 MIB = 2**20
 
@@ -23,8 +23,8 @@ RESERVE_OF_SMALL_CARD = 225 * MIB
 RESERVE = 500 * MIB
 RESERVE_VARIABLE = "TF_DEVICE_MIN_SYS_MEMORY_IN_MB"
 
-# The ledger is held to within a tenth of what is measured. What an allocator cannot use because it
-# is in pieces, and cuDNN's scratch space, are not in it.
+# The ledger agrees with measurements to within a tenth. It does not hold memory that an allocator
+# cannot use because it is in pieces, nor cuDNN's scratch space.
 _TOLERANCE = Fraction(1, 10)
 
 # Cards are sold in GB and have GiB: G, GB and GiB are the same here.
@@ -76,34 +76,6 @@ def whole_batch(parameters: Parameters, batch_size: int) -> int:
     """The batch size, or the next one that `train.accumulation_steps` divides."""
     steps = parameters.train.accumulation_steps
     return -(-batch_size // steps) * steps
-
-
-def inter_dense_units(parameters: Parameters, variant: str) -> int:
-    """Units of the extra Dense layer, 0 for none."""
-    return parameters.encoder.inter_dense if variant == "inter_dense" else 0
-
-
-def variant_ledger(parameters: Parameters, variant: str) -> Ledger:
-    """The ledger of a variant's training step."""
-    return ledger(
-        parameters.encoder,
-        parameters.train,
-        image_size=parameters.data.image_size,
-        inter_dense=inter_dense_units(parameters, variant),
-        reconstruction=parameters.loss.reconstruction,
-    )
-
-
-def variant_largest_batch(parameters: Parameters, variant: str, capacity: int) -> int:
-    """The largest `train.batch_size` whose step takes at most `capacity` bytes; 0 if none does."""
-    return largest_batch(
-        parameters.encoder,
-        parameters.train,
-        image_size=parameters.data.image_size,
-        inter_dense=inter_dense_units(parameters, variant),
-        reconstruction=parameters.loss.reconstruction,
-        capacity=capacity,
-    )
 
 
 def peak_breakdown(account: Ledger) -> dict[str, int]:

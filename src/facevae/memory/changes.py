@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from facevae.common.parameters import VARIANTS, Parameters, shape_mistakes
-from facevae.memory.capacity import variant_ledger
+from facevae.common.errors import UserError
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.memory.ledger import ledger
 
 
 @dataclass(frozen=True)
@@ -61,35 +62,24 @@ CHANGES_CHEAPEST_FIRST = (
 )
 
 
-def changed(parameters: Parameters, settings: Mapping[str, Any]) -> Parameters:
-    """The parameters, some replaced as in {"train.batch_size": 128}; they are not checked."""
-    for key, value in settings.items():
-        section, name = key.split(".")
-        replaced = getattr(parameters, section).model_copy(update={name: value})
-        parameters = parameters.model_copy(update={section: replaced})
-    return parameters
-
-
-def is_valid(parameters: Parameters) -> bool:
-    """Whether the networks fit the images, and `train.accumulation_steps` divides the batch."""
-    encoder = parameters.encoder
-    return parameters.train.batch_size % parameters.train.accumulation_steps == 0 and not (
-        shape_mistakes(
-            parameters.data.image_size, encoder.filters, encoder.kernel_sizes, encoder.strides
-        )
-    )
-
-
 def batch_setting(before: Parameters, after: Parameters) -> dict[str, Any]:
     """The batch size to set for going from `before` to `after`, if it is another one."""
     batch_size = after.train.batch_size
     return {} if batch_size == before.train.batch_size else {"train.batch_size": batch_size}
 
 
+def applied(parameters: Parameters, change: Change) -> Parameters | None:
+    """The parameters with a change; None where it does not suit them."""
+    try:
+        return parameters.with_changes(change.settings)
+    except UserError:
+        return None
+
+
 def _enough(parameters: Parameters, change: Change, capacity: int) -> bool:
-    after = changed(parameters, change.settings)
-    return is_valid(after) and all(
-        variant_ledger(after, variant).peak <= capacity for variant in change.variants
+    after = applied(parameters, change)
+    return after is not None and all(
+        ledger(after.variant(name)).peak <= capacity for name in change.variants
     )
 
 

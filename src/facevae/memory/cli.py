@@ -20,12 +20,10 @@ from facevae.memory.capacity import (
     smallest_card,
     step_memory,
     tensorflow_reserve,
-    variant_largest_batch,
-    variant_ledger,
     whole_batch,
 )
-from facevae.memory.changes import Change, batch_setting, changed, changes_that_fit, command
-from facevae.memory.ledger import Ledger
+from facevae.memory.changes import Change, batch_setting, changes_that_fit, command
+from facevae.memory.ledger import Ledger, largest_batch, ledger
 
 _BATCH_SIZES = (16, 32, 64, 128, 256, 512)
 _WIDTH = 92
@@ -52,11 +50,11 @@ def report(parameters: Parameters, card: int, batch_size: int) -> str:
         UserError: not a single image fits.
     """
     capacity = step_memory(card)
-    wanted = changed(parameters, {"train.batch_size": batch_size})
-    largest = {name: variant_largest_batch(wanted, name, capacity) for name in VARIANTS}
+    wanted = parameters.with_changes({"train.batch_size": batch_size})
+    largest = {name: largest_batch(wanted.variant(name), capacity) for name in VARIANTS}
     if not any(largest.values()):
-        one = changed(parameters, {"train.batch_size": whole_batch(parameters, 1)})
-        least = min(variant_ledger(one, name).peak for name in VARIANTS)
+        one = parameters.with_changes({"train.batch_size": whole_batch(parameters, 1)})
+        least = min(ledger(one.variant(name)).peak for name in VARIANTS)
         raise UserError(
             f"a card of {card_name(card)} is too small for these parameters: a step with the "
             f"smallest batch takes {mib(least)} MiB, and so a card of "
@@ -68,11 +66,11 @@ def report(parameters: Parameters, card: int, batch_size: int) -> str:
     for name in VARIANTS:
         row = [name]
         for size in sizes:
-            peak = variant_ledger(changed(wanted, {"train.batch_size": size}), name).peak
+            peak = ledger(wanted.with_changes({"train.batch_size": size}).variant(name)).peak
             row.append(f"{mib(peak)}{' ' if peak <= capacity else '*'}")
         peaks.append([*row, f"{largest[name]:,}"])
 
-    ledgers = {name: variant_ledger(wanted, name) for name in VARIANTS}
+    ledgers = {name: ledger(wanted.variant(name)) for name in VARIANTS}
     bytes_of = {name: peak_breakdown(account) for name, account in ledgers.items()}
     places = [["", *VARIANTS]]
     places += [[key, *(mib(bytes_of[v][key]) for v in VARIANTS)] for key in bytes_of["direct"]]
@@ -136,9 +134,9 @@ def _advice(
     last = Change({"train.batch_size": smaller}, f"a smaller batch, {smaller}", variants)
     for number, change in enumerate([*found, last], start=1):
         settings = {**batch, **change.settings}
-        after = changed(wanted, settings)
+        after = wanted.with_changes(settings)
         needs = ", ".join(
-            f"{name} {mib(variant_ledger(after, name).peak)}" for name in change.variants
+            f"{name} {mib(ledger(after.variant(name)).peak)}" for name in change.variants
         )
         lines += textwrap.wrap(
             f"{number}. {change.meaning}: {needs} MiB",

@@ -28,9 +28,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from facevae.common.parameters import Encoder, Train
+from facevae.common.parameters import CHANNELS, Encoder, Parameters, Train
 
-_CHANNELS = 3
 _FLOAT32 = 4  # bytes; of weights, gradients, slots, inputs and losses in every precision
 
 
@@ -62,11 +61,6 @@ class Ledger:
     def peak(self) -> int:
         """The most that is alive at once."""
         return sum(self.at_peak.values())
-
-    @property
-    def workspace(self) -> int:
-        """What is needed at the peak beside all the rest."""
-        return self.at_peak["workspace"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,6 @@ _OUTPUT, _NORMALIZED, _ACTIVATED = "output", "normalisation's input", "activatio
 def _layers(
     encoder: Encoder,
     image_size: int,
-    inter_dense: int,
     number: int = _FLOAT32,
     rematerialization: bool = False,
 ) -> list[_Layer]:
@@ -157,7 +150,7 @@ def _layers(
         return _Layer(name, ((width, units), (units,)), 0, width, units, kept)
 
     layers = []
-    side, channels = image_size, _CHANNELS
+    side, channels = image_size, CHANNELS
     inward = zip(encoder.filters, encoder.kernel_sizes, encoder.strides, strict=True)
     for place, (count, kernel, stride) in enumerate(inward, start=1):
         inputs = side * side * channels
@@ -166,19 +159,19 @@ def _layers(
         layers += block(f"conv_{place}", shape, count, inputs, side * side * count)
         channels = count
     flattened = width = side * side * channels
-    if inter_dense:
-        kept = {_OUTPUT: number * inter_dense}
+    if units := encoder.inter_dense:
+        kept = {_OUTPUT: number * units}
         if encoder.activation not in ("relu", "elu"):
             # Its leaky ReLU is Keras' own, and has a gradient of its input.
-            kept[_ACTIVATED] = number * inter_dense
-        layers.append(dense("inter_dense", width, inter_dense, kept))
-        width = inter_dense
+            kept[_ACTIVATED] = number * units
+        layers.append(dense("inter_dense", width, units, kept))
+        width = units
     latent = encoder.latent_size
     for name in ("mu", "log_var"):
         layers.append(dense(name, width, latent, {_OUTPUT: _FLOAT32 * latent}))
     layers.append(dense("dense", latent, flattened, {_OUTPUT: number * flattened}))
     outward = zip(
-        [*encoder.filters[-2::-1], _CHANNELS],
+        [*encoder.filters[-2::-1], CHANNELS],
         encoder.kernel_sizes[::-1],
         encoder.strides[::-1],
         strict=True,
@@ -228,29 +221,20 @@ class _Step:
             self.most, self.moment = now, moment
 
 
-def ledger(
-    encoder: Encoder,
-    train: Train,
-    *,
-    image_size: int,
-    inter_dense: int,
-    reconstruction: str = "mse",
-) -> Ledger:
+def ledger(parameters: Parameters) -> Ledger:
     """The ledger of a training step.
 
     Args:
-        encoder, train: sections of the parameters.
-        image_size: pixels per side.
-        inter_dense: units of the extra Dense layer, 0 for none; stands in the place of
-            `encoder.inter_dense`, for the variants differ in it.
-        reconstruction: "mse", "bce" or "gaussian", as `loss.reconstruction`.
+        parameters: those of one variant, see `Parameters.variant`.
     """
+    encoder, train = parameters.encoder, parameters.train
+    image_size = parameters.data.image_size
     accumulated = train.accumulation_steps > 1
     images = math.ceil(train.batch_size / train.accumulation_steps)
     lower = train.precision != "float32"
     number = 2 if lower else _FLOAT32
-    layers = _layers(encoder, image_size, inter_dense, number, train.rematerialization)
-    pixels = image_size * image_size * _CHANNELS
+    layers = _layers(encoder, image_size, number, train.rematerialization)
+    pixels = image_size * image_size * CHANNELS
 
     weights = _FLOAT32 * sum(layer.trained + layer.statistics for layer in layers)
     gradients = _FLOAT32 * sum(layer.trained for layer in layers)
@@ -282,7 +266,7 @@ def ledger(
         gradients=gradients if accumulated else 0,  # their sum over the parts
         activations=sum(activations.values()),
     )
-    step.at("loss", images * pixels * _LOSS[reconstruction])
+    step.at("loss", images * pixels * _LOSS[parameters.loss.reconstruction])
     step.alive["activations"] -= activations["pixels"]
     for before, layer in zip([None, *layers[:-1]][::-1], layers[::-1], strict=True):
         # The layers behind have gone, and with them the need for the output as their input. The
@@ -341,52 +325,37 @@ def _update(train: Train, layers: list[_Layer]) -> int:
     return needed
 
 
-def largest_batch(
-    encoder: Encoder,
-    train: Train,
-    *,
-    image_size: int,
-    inter_dense: int,
-    capacity: int,
-    reconstruction: str = "mse",
-) -> int:
+def largest_batch(parameters: Parameters, capacity: int) -> int:
     """The largest batch whose step's peak is at most `capacity` bytes, in whole accumulation steps.
 
     0 if not even the smallest fits.
 
-    Args: otherwise as `ledger`; `train.batch_size` does not matter.
+    Args:
+        parameters: those of one variant; `train.batch_size` does not matter.
     """
+    parts = parameters.train.accumulation_steps
 
-    def fits(batch_size: int) -> bool:
-        changed = train.model_copy(update={"batch_size": batch_size})
-        return (
-            ledger(
-                encoder,
-                changed,
-                image_size=image_size,
-                inter_dense=inter_dense,
-                reconstruction=reconstruction,
-            ).peak
-            <= capacity
-        )
+    def fits(images_per_part: int) -> bool:
+        changed = parameters.with_changes({"train.batch_size": images_per_part * parts})
+        return ledger(changed).peak <= capacity
 
-    parts = train.accumulation_steps
     low, high = 0, 1
-    while fits(high * parts):
+    while fits(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * parts) else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low * parts
 
 
-def encoder_parameters(encoder: Encoder, *, image_size: int, inter_dense: int) -> int:
+def encoder_parameters(parameters: Parameters) -> int:
     """The Encoder's parameters as Keras counts them, running statistics included.
 
-    Args: as of `ledger`.
+    Args:
+        parameters: those of one variant.
     """
     count = 0
-    for layer in _layers(encoder, image_size, inter_dense):
+    for layer in _layers(parameters.encoder, parameters.data.image_size):
         if layer.name == "dense":  # the Decoder's first
             break
         count += layer.trained + layer.statistics

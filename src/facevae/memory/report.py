@@ -8,23 +8,19 @@ from facevae.common.parameters import VARIANTS, Parameters
 from facevae.memory.capacity import (
     MIB,
     card_name,
-    inter_dense_units,
     mib,
     peak_breakdown,
     step_memory,
-    variant_largest_batch,
-    variant_ledger,
     whole_batch,
 )
 from facevae.memory.changes import (
     CHANGES_CHEAPEST_FIRST,
     Change,
+    applied,
     batch_setting,
-    changed,
     command,
-    is_valid,
 )
-from facevae.memory.ledger import encoder_parameters
+from facevae.memory.ledger import encoder_parameters, largest_batch, ledger
 from facevae.plotting.charts import save_lines_and_levels, save_stacked_bars
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
@@ -36,7 +32,7 @@ UNITS = tuple(range(16, 1025, 16))
 
 
 def _at(parameters: Parameters, batch_size: int) -> Parameters:
-    return changed(parameters, {"train.batch_size": whole_batch(parameters, batch_size)})
+    return parameters.with_changes({"train.batch_size": whole_batch(parameters, batch_size)})
 
 
 def memory_rows(parameters: Parameters) -> list[dict[str, Any]]:
@@ -45,7 +41,7 @@ def memory_rows(parameters: Parameters) -> list[dict[str, Any]]:
     for batch_size in BATCH_SIZES:
         setting = _at(parameters, batch_size)
         for variant in VARIANTS:
-            account = variant_ledger(setting, variant)
+            account = ledger(setting.variant(variant))
             sizes = {**peak_breakdown(account), "peak": account.peak}
             rows.append(
                 {
@@ -65,20 +61,16 @@ def break_even(parameters: Parameters) -> int:
 
     def weights(units: int) -> int:
         encoder = {"encoder.inter_dense": units}
-        return variant_ledger(changed(parameters, encoder), "inter_dense").weights
+        return ledger(parameters.with_changes(encoder).variant("inter_dense")).weights
 
-    without = variant_ledger(parameters, "direct").weights
+    without = ledger(parameters.variant("direct")).weights
     # Each unit adds the same number of weights.
     first, each = weights(1), weights(2) - weights(1)
     return max(0, -((first - without) // each))
 
 
 def _encoder_millions(parameters: Parameters, variant: str) -> float:
-    units = inter_dense_units(parameters, variant)
-    count = encoder_parameters(
-        parameters.encoder, image_size=parameters.data.image_size, inter_dense=units
-    )
-    return count / 1e6
+    return encoder_parameters(parameters.variant(variant)) / 1e6
 
 
 def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
@@ -90,7 +82,7 @@ def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
             {
                 variant: {
                     part: size / MIB
-                    for part, size in peak_breakdown(variant_ledger(each, variant)).items()
+                    for part, size in peak_breakdown(ledger(each.variant(variant))).items()
                 }
                 for variant in VARIANTS
             }
@@ -109,7 +101,7 @@ def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
 def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
     """Draw the Encoder's parameters and the peak over the extra layer's units, as a PNG file."""
     source = _at(parameters, SOURCE_BATCH_SIZE)
-    by_units = [changed(source, {"encoder.inter_dense": units}) for units in UNITS]
+    by_units = [source.with_changes({"encoder.inter_dense": units}) for units in UNITS]
     units = break_even(parameters)
     save_lines_and_levels(
         UNITS,
@@ -119,8 +111,8 @@ def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
                 _encoder_millions(source, "direct"),
             ),
             f"peak at batch {source.train.batch_size}, MiB": (
-                [variant_ledger(each, "inter_dense").peak / MIB for each in by_units],
-                variant_ledger(source, "direct").peak / MIB,
+                [ledger(each.variant("inter_dense")).peak / MIB for each in by_units],
+                ledger(source.variant("direct")).peak / MIB,
             ),
         },
         (units, f"up to {units:,} units there are fewer weights"),
@@ -142,7 +134,7 @@ def _places(parameters: Parameters, source: Parameters) -> tuple[str, str]:
     """Tables of the parts and of the layers' activations, at both settings' batch sizes."""
     settings = {each.train.batch_size: each for each in (parameters, source)}
     accounts = {
-        f"{variant}, batch {size}": variant_ledger(each, variant)
+        f"{variant}, batch {size}": ledger(each.variant(variant))
         for size, each in settings.items()
         for variant in VARIANTS
     }
@@ -160,7 +152,7 @@ def _cards(parameters: Parameters) -> str:
     rows = [["card", "for a training step", *(f"{v}: largest batch" for v in VARIANTS)]]
     for card in CARDS:
         capacity = step_memory(card)
-        largest = (variant_largest_batch(parameters, v, capacity) for v in VARIANTS)
+        largest = (largest_batch(parameters.variant(v), capacity) for v in VARIANTS)
         rows.append([card_name(card), mib(capacity), *(f"{batch:,}" for batch in largest)])
     return _table(rows)
 
@@ -170,11 +162,11 @@ def _changes(parameters: Parameters, source: Parameters) -> str:
     rows = [["change", *VARIANTS, "command"]]
     unchanged = Change({}, "none")
     for change in (unchanged, *CHANGES_CHEAPEST_FIRST):
-        after = changed(source, change.settings)
-        if not is_valid(after):
+        after = applied(source, change)
+        if after is None:
             continue
         peaks = [
-            mib(variant_ledger(after, v).peak) if v in change.variants else "" for v in VARIANTS
+            mib(ledger(after.variant(v)).peak) if v in change.variants else "" for v in VARIANTS
         ]
         words = command({**batch, **change.settings}, change.variants)
         rows.append([change.meaning, *peaks, f"`{words}`"])

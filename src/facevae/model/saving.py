@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import keras
+from pydantic import ValidationError
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write
@@ -43,7 +44,11 @@ def load_model(path: Path) -> VAE:
         raise UserError(f"{path}: no such model; train it first: dvc repro")
     try:
         model = keras.saving.load_model(path)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValidationError):
+        raise UserError(
+            f"{path}: was written by another version of facevae; train it again: dvc repro"
+        ) from None
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is not a whole .keras file ({error}); train it again") from None
     if not isinstance(model, VAE):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a VAE of this project")

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -48,30 +48,22 @@ class VAE(keras.Model):
     """Variational autoencoder (Kingma & Welling 2013, arXiv 1312.6114) for square colour images.
 
     Args:
-        image_size: pixels per side; the product of `strides` divides it.
-        filters, kernel_sizes, strides: one entry per conv layer of the Encoder.
-        latent_size: dimensions of z.
-        inter_dense: units of the extra Dense layer in the Encoder; 0 for none.
-        block: "residual" for a residual block after each conv layer but the Decoder's last, or
-            "plain".
-        activation: name of a Keras activation, after every hidden layer.
-        batch_normalization: whether conv layers are normalised.
-        dropout: rate after each conv layer's activation.
-        reconstruction: "mse", "bce" or "gaussian", see `facevae.model.losses`.
-        kl_weight: factor of the KL term.
-        sigma: standard deviation of the Gaussian of "gaussian", in units of the pixel values, or
-            "learned": that of each training batch, of which a moving average is kept as a weight
-            and used outside of training, as batch normalisation does.
-        free_bits: nats of a latent unit's KL that training does not press on.
+        encoder: settings of the Encoder, which the Decoder mirrors.
+        loss: settings of the loss; see `facevae.model.losses`.
+        image_size: pixels per side; the product of the strides divides it.
         precision: "float32", or "bfloat16" or "float16" for what the layers compute; the weights,
             the outputs and the losses are float32.
 
     Attributes:
         encoder, decoder: the two Keras models, usable alone.
-        log_sigma: ln sigma outside of training; None unless `reconstruction` is "gaussian".
+        encoder_settings, loss_settings, image_size, precision: as given.
+        log_sigma: ln sigma outside of training; None unless the reconstruction is "gaussian". A
+            learned sigma is that of each training batch, of which a moving average is kept as a
+            weight and used outside of training, as batch normalisation does.
 
     Example:
-        >>> vae = VAE(image_size=96, inter_dense=256)
+        >>> parameters = load_parameters("params.yaml")
+        >>> vae = VAE(parameters.encoder, parameters.loss, image_size=96, precision="float32")
         >>> vae.encoder.count_params()
         2881472
         >>> vae.compile("adam")
@@ -81,69 +73,35 @@ class VAE(keras.Model):
 
     Raises:
         UserError: the lists differ in length, or a stride does not divide its layer's input.
+        ValueError: an unknown name of a block, a reconstruction or a precision.
     """
 
     def __init__(
-        self,
-        *,
-        image_size: int,
-        filters: Sequence[int] = (32, 64, 128, 256),
-        kernel_sizes: Sequence[int] = (3, 3, 3, 3),
-        strides: Sequence[int] = (2, 2, 2, 2),
-        latent_size: int = 256,
-        inter_dense: int = 0,
-        block: str = "plain",
-        activation: str = "leaky_relu",
-        batch_normalization: bool = True,
-        dropout: float = 0.0,
-        reconstruction: str = "mse",
-        kl_weight: float = 1.0,
-        sigma: float | str = "learned",
-        free_bits: float = 0.0,
-        precision: str = "float32",
-        **kwargs: Any,
+        self, encoder: Encoder, loss: Loss, *, image_size: int, precision: str, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        mistakes = shape_mistakes(image_size, filters, kernel_sizes, strides)
+        mistakes = shape_mistakes(
+            image_size, encoder.filters, encoder.kernel_sizes, encoder.strides
+        )
         if mistakes:
             raise UserError("\n".join(mistakes))
-        shared: dict[str, Any] = {
-            "image_size": image_size,
-            "filters": list(filters),
-            "kernel_sizes": list(kernel_sizes),
-            "strides": list(strides),
-            "latent_size": latent_size,
-            "block": block,
-            "activation": activation,
-            "batch_normalization": batch_normalization,
-            "dropout": dropout,
-        }
+        if loss.reconstruction not in ("gaussian", *RECONSTRUCTION_LOSSES):
+            raise ValueError(f"loss.reconstruction: there is no {loss.reconstruction!r}")
+        if precision not in POLICIES:
+            raise ValueError(f"train.precision: there is no {precision!r}")
+        self.encoder_settings = encoder
+        self.loss_settings = loss
         self.image_size = image_size
-        self.latent_size = latent_size
-        self.inter_dense = inter_dense
-        self.reconstruction = reconstruction
-        self.kl_weight = kl_weight
-        self.sigma = sigma
-        self.free_bits = free_bits
         self.precision = precision
         with _computing_in(precision):
-            self.encoder = build_encoder(inter_dense=inter_dense, **shared)
-            self.decoder = build_decoder(**shared)
-        self._config = {
-            **shared,
-            "inter_dense": inter_dense,
-            "reconstruction": reconstruction,
-            "kl_weight": kl_weight,
-            "sigma": sigma,
-            "free_bits": free_bits,
-            "precision": precision,
-        }
+            self.encoder = build_encoder(encoder, image_size)
+            self.decoder = build_decoder(encoder, image_size)
         self.log_sigma: Any = None
-        if reconstruction == "gaussian" and not isinstance(sigma, str):
-            self.log_sigma = math.log(sigma)
-        elif reconstruction == "gaussian":
-            # Starts at about what is left of a face when grey is taken from it. It is ln sigma
-            # that is averaged: the mean of sigma^2 would remember its start for long.
+        if loss.reconstruction == "gaussian" and not isinstance(loss.sigma, str):
+            self.log_sigma = math.log(loss.sigma)
+        elif loss.reconstruction == "gaussian":
+            # Near the standard deviation of faces around mid-grey. ln sigma is averaged, because an
+            # average of sigma^2 forgets its initial value slowly.
             self.log_sigma = self.add_weight(
                 shape=(),
                 initializer=keras.initializers.Constant(-1.0),
@@ -153,6 +111,21 @@ class VAE(keras.Model):
                 name="log_sigma",
             )
         self.built = True  # both halves have their weights already
+
+    @property
+    def latent_size(self) -> int:
+        """Dimensions of z."""
+        return self.encoder_settings.latent_size
+
+    @property
+    def reconstruction(self) -> str:
+        """Name of the reconstruction term."""
+        return self.loss_settings.reconstruction
+
+    @property
+    def kl_weight(self) -> float:
+        """Factor of the KL term, after its warm-up."""
+        return self.loss_settings.kl_weight
 
     def encode(self, images, training: bool = False, rematerialization: bool = False):
         """Images (batch, size, size, 3) to mu and the clamped log_var, each (batch, latent)."""
@@ -203,7 +176,7 @@ class VAE(keras.Model):
         if self.reconstruction != "gaussian":
             return RECONSTRUCTION_LOSSES[self.reconstruction](images, reconstructions)
         log_sigma = self.log_sigma
-        if training and isinstance(self.sigma, str):
+        if training and isinstance(self.loss_settings.sigma, str):
             log_sigma = optimal_log_sigma(images, reconstructions)
             moved = self.log_sigma * MOMENTUM + log_sigma * (1.0 - MOMENTUM)
             self.log_sigma.assign(moved)
@@ -218,13 +191,13 @@ class VAE(keras.Model):
 
         Returns:
             loss, reconstruction and KL, three float32 scalars. The loss is reconstruction +
-            kl_weight * KL, but that with free bits the KL in it is that beyond them.
+            kl_weight * KL; with free bits, the KL in it is `kl_beyond_free_bits`.
         """
         reconstruction, kl = self.loss_terms(images, outputs, training=True)
         kl_penalty = kl
-        if self.free_bits:
+        if free_bits := self.loss_settings.free_bits:
             per_unit = kl_per_unit(outputs["mu"], outputs["log_var"])
-            kl_penalty = kl_beyond_free_bits(per_unit, self.free_bits)
+            kl_penalty = kl_beyond_free_bits(per_unit, free_bits)
         return reconstruction + kl_weight * kl_penalty, reconstruction, kl
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -238,46 +211,21 @@ class VAE(keras.Model):
         return reconstruction + self.kl_weight * kl
 
     def get_config(self) -> dict[str, Any]:
-        config = {**super().get_config(), **self._config}
-        # As in files from before there were these.
-        if config["reconstruction"] != "gaussian":
-            del config["sigma"]
-        if not config["free_bits"]:
-            del config["free_bits"]
-        if config["block"] == "plain":
-            del config["block"]
-        return config
+        return {
+            **super().get_config(),
+            "encoder": self.encoder_settings.model_dump(),
+            "loss": self.loss_settings.model_dump(),
+            "image_size": self.image_size,
+            "precision": self.precision,
+        }
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VAE":
+        """The VAE that `get_config` describes.
 
-def build_vae(
-    encoder: Encoder,
-    loss: Loss,
-    *,
-    image_size: int,
-    inter_dense: int,
-    precision: str = "float32",
-) -> VAE:
-    """An untrained VAE from checked parameters.
-
-    Args:
-        inter_dense: units of the extra Dense layer, 0 for none; stands in the place of
-            `encoder.inter_dense`, for the variants differ in it.
-        precision: that of the layers, see `facevae.model.vae.VAE`.
-    """
-    return VAE(
-        image_size=image_size,
-        filters=encoder.filters,
-        kernel_sizes=encoder.kernel_sizes,
-        strides=encoder.strides,
-        latent_size=encoder.latent_size,
-        inter_dense=inter_dense,
-        block=encoder.block,
-        activation=encoder.activation,
-        batch_normalization=encoder.batch_normalization,
-        dropout=encoder.dropout,
-        reconstruction=loss.reconstruction,
-        kl_weight=loss.kl_weight,
-        sigma=loss.sigma,
-        free_bits=loss.free_bits,
-        precision=precision,
-    )
+        Raises:
+            ValueError: the settings are not those of this version.
+        """
+        settings = {**config}
+        encoder, loss = settings.pop("encoder"), settings.pop("loss")
+        return cls(Encoder(**encoder), Loss(**loss), **settings)

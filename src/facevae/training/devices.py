@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from facevae.common.errors import UserError
 
@@ -47,6 +46,8 @@ def visible_devices() -> tf.distribute.Strategy:
 
 
 def _wait_longer_for_heartbeats(cluster: dict[str, list[str]]) -> None:
+    from tensorflow.python.eager import context
+
     # As the strategy would, with 10 s in place of these: machines that are busy, or suspended for
     # a moment, were taken for dead. There is no public way. A process that is killed is noticed at
     # once in any case, for its connections break.

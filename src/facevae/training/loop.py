@@ -12,21 +12,22 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.common.errors import StoppedError, UserError
+from facevae.common.parameters import Loss, Train
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, steps_per_epoch, training_batches
 from facevae.training.checkpoints import Checkpoint
 from facevae.training.devices import Workers, check_batch_size, split_batches
-from facevae.training.optimizers import WarmUp, build_optimizer
+from facevae.training.optimizers import build_optimizer, learning_rate
 from facevae.training.state import HISTORY_COLUMNS, SMALLER_STEPS, TrainingState
 from facevae.training.step import evaluate_split, training_step, validation_step
 
 
-def kl_weight_at(epoch: int, kl_weight: float, warmup_epochs: int) -> float:
-    """The KL weight of an epoch, counted from 0: full after `warmup_epochs` epochs.
+def kl_weight_at(epoch: int, loss: Loss) -> float:
+    """The KL weight of an epoch, counted from 0.
 
-    It grows in equal steps from kl_weight / (warmup_epochs + 1) in the first epoch.
+    During the warm-up it grows in equal steps from kl_weight / (kl_warmup_epochs + 1).
     """
-    return kl_weight * min(1.0, (epoch + 1) / (warmup_epochs + 1))
+    return loss.kl_weight * min(1.0, (epoch + 1) / (loss.kl_warmup_epochs + 1))
 
 
 class _History:
@@ -58,19 +59,8 @@ def _check_finite(terms: np.ndarray, kl_weight: np.float32, place: str) -> None:
 def train(
     vae: VAE,
     shards: Shards,
+    settings: Train,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    optimizer: str = "adam",
-    learning_rate_schedule: str = "constant",
-    warmup_steps: int = 0,
-    gradient_clip_norm: float | None = None,
-    accumulation_steps: int = 1,
-    rematerialization: bool = False,
-    early_stopping_patience: int | None = None,
-    kl_warmup_epochs: int,
-    seed: int,
     history: TextIO,
     checkpoint: Checkpoint | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -86,16 +76,10 @@ def train(
 
     Args:
         shards: train and validation splits are used.
-        optimizer: name of one of `facevae.training.optimizers.build_optimizer`.
-        learning_rate_schedule: "constant", or "cosine", which falls to 0 with the last step.
-        warmup_steps: steps over which the learning rate grows to `learning_rate`.
-        gradient_clip_norm, accumulation_steps, rematerialization: see `training_step`.
-        early_stopping_patience: stop after so many epochs in a row without a smaller validation
-            loss, and go back to the weights of the epoch that had the smallest; None: never.
-        kl_warmup_epochs: epochs over which the KL weight grows to `vae.kl_weight`.
+        settings: the section `train` of the parameters; `vae` has the precision already.
         history: gets one CSV row an epoch, flushed at once. Validation terms are those of the
             full KL weight, so that epochs of a warm-up can be compared. Every loss in it is
-            reconstruction + kl_weight * KL, with the true KL whatever `vae.free_bits`.
+            reconstruction + kl_weight * KL, with the true KL also where there are free bits.
         checkpoint: where to go on from, if it holds a state, and to leave the state after every
             epoch and whenever it is due. The weights and the history at the end are, to the bit,
             those of a run that was never stopped.
@@ -105,28 +89,25 @@ def train(
         after_epoch: called with the epoch's history row.
 
     Returns:
-        The epoch, counted from 1, whose weights `vae` has now.
+        The epoch, counted from 1, whose weights `vae` has now: the last, or with early stopping
+        the one with the smallest validation loss.
 
     Raises:
         UserError: too few images for one batch; a batch that does not split evenly over the
             devices and into parts; a loss that is not finite; another machine that is gone.
         StoppedError: `stop_requested`; the checkpoint has the state.
     """
+    epochs, batch_size = settings.epochs, settings.batch_size
     steps = steps_per_epoch(shards, batch_size)
     strategy = vae.distribute_strategy
-    check_batch_size(strategy, batch_size, accumulation_steps)
+    check_batch_size(strategy, batch_size, settings.accumulation_steps)
     workers = Workers(strategy)
-    schedule: float | WarmUp = learning_rate
-    if learning_rate_schedule == "cosine":
-        schedule = WarmUp(learning_rate, warmup_steps, max(1, epochs * steps - warmup_steps))
-    elif warmup_steps:
-        schedule = WarmUp(learning_rate, warmup_steps, None)
     with strategy.scope():
-        built = build_optimizer(optimizer, schedule, vae.precision)
-    step = training_step(vae, built, gradient_clip_norm, accumulation_steps, rematerialization)
-    evaluate = validation_step(vae, seed)
-    patience = early_stopping_patience
-    state = TrainingState(vae, built, epochs, keep_best=patience is not None)
+        optimizer = build_optimizer(settings, learning_rate(settings, epochs * steps))
+    step = training_step(vae, optimizer, settings)
+    evaluate = validation_step(vae, settings.seed)
+    patience = settings.early_stopping_patience
+    state = TrainingState(vae, optimizer, epochs, keep_best=patience is not None)
     if checkpoint and (saved := checkpoint.read()):
         state.restore(saved)
     if not workers.alone:
@@ -152,13 +133,13 @@ def train(
     for epoch in range(state.epoch, epochs):
         if patience is not None and epoch - state.best_epoch() >= patience:
             break
-        kl_weight = kl_weight_at(epoch, vae.kl_weight, kl_warmup_epochs)
+        kl_weight = kl_weight_at(epoch, vae.loss_settings)
         weight = tf.constant(kl_weight, tf.float32)
         batches = training_batches(
             shards,
             batch_size=batch_size,
             latent_size=vae.latent_size,
-            seed=seed,
+            seed=settings.seed,
             epoch=epoch,
             skip=state.step,
         )
@@ -172,7 +153,7 @@ def train(
             pause()
         reconstruction, kl = (state.totals / np.float32(steps)).tolist()
         # Each machine goes through the whole split, but what decides is the chief's last bit.
-        part = batch_size // accumulation_steps  # what is known to fit
+        part = batch_size // settings.accumulation_steps  # what is known to fit
         validation = evaluate_split(evaluate, shards, "validation", part, pause)
         val_reconstruction, val_kl = workers.chiefs(np.array(validation)).tolist()
         _check_finite(

@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from facevae.common.parameters import Train
+
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that grows in equal steps, and then stays or falls as half a cosine to 0.
@@ -139,21 +141,49 @@ class FactoredAdafactor(keras.optimizers.Adafactor):
         self.assign_sub(variable, step * update)
 
 
-def build_optimizer(name: str, learning_rate: float | WarmUp, precision: str) -> keras.Optimizer:
-    """An optimizer for networks of this precision.
+def learning_rate(settings: Train, steps: int) -> float | WarmUp:
+    """The learning rate over all steps of a training.
+
+    Args:
+        settings: learning_rate, warmup_steps and learning_rate_schedule are read.
+        steps: steps of the training, warm-up included.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    largest, warmup = settings.learning_rate, settings.warmup_steps
+    if settings.learning_rate_schedule == "cosine":
+        return WarmUp(largest, warmup, max(1, steps - warmup))
+    if settings.learning_rate_schedule != "constant":
+        raise ValueError(
+            f"train.learning_rate_schedule: there is no {settings.learning_rate_schedule!r}"
+        )
+    return WarmUp(largest, warmup, None) if warmup else largest
+
+
+def build_optimizer(settings: Train, learning_rate: float | WarmUp) -> keras.Optimizer:
+    """The optimizer, for networks of the precision of the settings.
 
     float16 has too few exponents for small gradients: there the loss is scaled up, a step whose
     gradients overflow is left out, and the scale follows (arXiv 1710.03740).
 
     Args:
-        name: what it keeps beside the weights, all in float32: "adam" two numbers per weight;
-            "sgd", with momentum 0.9, one; "adafactor" one per row and column of a weight.
+        settings: optimizer and precision are read. What an optimizer keeps beside the weights, all
+            in float32: "adam" two numbers per weight; "sgd", with momentum 0.9, one; "adafactor"
+            one per row and column of a weight.
+
+    Raises:
+        ValueError: an unknown optimizer.
     """
     optimizer: keras.Optimizer
-    if name == "adam":
+    if settings.optimizer == "adam":
         optimizer = FusedAdam(learning_rate)
-    elif name == "sgd":
+    elif settings.optimizer == "sgd":
         optimizer = FusedSGD(learning_rate, momentum=0.9)
-    else:
+    elif settings.optimizer == "adafactor":
         optimizer = FactoredAdafactor(learning_rate)
-    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
+    else:
+        raise ValueError(f"train.optimizer: there is no {settings.optimizer!r}")
+    if settings.precision == "float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer

@@ -6,35 +6,32 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from facevae.common.parameters import Train
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images, noise
 
 
-def training_step(
-    vae: VAE,
-    optimizer: keras.Optimizer,
-    gradient_clip_norm: float | None = None,
-    accumulation_steps: int = 1,
-    rematerialization: bool = False,
-) -> Callable:
+def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Callable:
     """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
 
-    It minimises `vae.training_loss` and hands out the terms as `vae.loss_terms` has them.
-
-    It runs on the devices of the strategy in whose scope `vae` and `optimizer` were made, each with
-    an equal part of the batch, as `split_batches` hands them out.
+    It minimises `vae.training_loss` and returns the terms as `vae.loss_terms` has them. It runs on
+    the devices of the strategy in whose scope `vae` and `optimizer` were made, each with an equal
+    part of the batch, as `split_batches` deals them out.
 
     Args:
-        gradient_clip_norm: L2 norm that all gradients together are shortened to if they are
-            longer; None: they are taken as they are.
-        accumulation_steps: equal parts of a device's batch that go through the networks one after
-            the other, so that the activations of one part at a time are kept; the optimizer then
-            makes one step with the mean of their gradients. Batch normalisation takes its
-            statistics of each part, and moves its averages with each; so do a learned sigma and
-            the means that free bits look at.
-        rematerialization: whether what lies between convolutions is computed again for the
-            gradients, see `facevae.model.rematerialization`.
+        settings: these are read:
+            gradient_clip_norm: the largest global L2 norm of the gradients; None: no clipping.
+            accumulation_steps: equal parts of a device's batch that go through the networks one
+                after the other, so that the activations of one part at a time are kept; the
+                optimizer then makes one step with the mean of their gradients. Batch normalisation
+                takes its statistics of each part, and moves its averages with each; so do a learned
+                sigma and the means that free bits look at.
+            rematerialization: whether what lies between convolutions is computed again for the
+                gradients; see `facevae.model.rematerialization`.
     """
+    gradient_clip_norm = settings.gradient_clip_norm
+    accumulation_steps = settings.accumulation_steps
+    rematerialization = settings.rematerialization
     strategy = vae.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
@@ -70,7 +67,7 @@ def training_step(
         return [tf.fill(weight.shape, zero) for weight in vae.trainable_variables], tf.zeros(2)
 
     def add_part(number, sums, batch, kl_weight):
-        # Every so many-th image: then the parts of several devices make up that of a single one.
+        # A strided split: then the parts of several devices together equal one device's part.
         part = {
             name: tf.reshape(value, (-1, accumulation_steps, *value.shape[1:]))[:, number]
             for name, value in batch.items()

@@ -1,0 +1,124 @@
+"""The pictures and tables that show what a trained VAE does, from its latent codes."""
+
+from pathlib import Path
+
+import numpy as np
+
+from facevae.common.errors import UserError
+from facevae.common.files import rows_csv, write_text
+from facevae.common.parameters import Generate
+from facevae.latent.codes import (
+    attribute_directions,
+    encode_dataset,
+    radius_rows,
+    sample_posterior,
+    unit_rows,
+    z_rows,
+)
+from facevae.latent.generation import interpolations, reconstructions, samples, with_directions
+from facevae.latent.priors import Prior
+from facevae.model.vae import VAE
+from facevae.plotting.grids import save_grid
+from facevae.shards.batches import Shards, images
+
+_BATCH_SIZE = 64  # little memory; larger ones are hardly faster
+_LABELLED_BATCHES = 313  # the mean over about 20,000 training images is as good as that over all
+# Of the way from faces without an attribute to those with it: by eye, one step leaves small things
+# such as bangs or a goatee faint, and three wash a face out.
+_STEPS = 2
+
+
+def _pairs(settings: Generate) -> int:
+    """Rows of originals, each with a row of reconstructions below it."""
+    return max(1, settings.rows // 2)
+
+
+def _held_out_images(settings: Generate) -> int:
+    return max(_pairs(settings) * settings.columns, 2 * settings.rows)
+
+
+def _names(settings: Generate, shards: Shards) -> list[str]:
+    # Without labels there are no directions, only originals and reconstructions.
+    return settings.attributes if shards.attributes else []
+
+
+def _labels(settings: Generate, shards: Shards) -> np.ndarray:
+    """Labels of the training images that directions are made from, (images, attributes) bool."""
+    columns = [shards.attributes.index(name) for name in _names(settings, shards)]
+    return shards.labels("train")[: _LABELLED_BATCHES * _BATCH_SIZE, columns]
+
+
+def check_request(settings: Generate, shards: Shards) -> None:
+    """Raise a UserError if the data cannot fill the pictures that the settings ask for."""
+    needed = _held_out_images(settings)
+    if shards.counts["test"] < needed:
+        raise UserError(
+            f"generate.rows, generate.columns: {settings.rows} x {settings.columns} needs {needed} "
+            f"held-out images, and the test split has {shards.counts['test']}; ask for fewer"
+        )
+    names = _names(settings, shards)
+    unknown = [name for name in names if name not in shards.attributes]
+    if unknown:
+        raise UserError(
+            f"generate.attributes: the data has no {' and no '.join(unknown)}; it has "
+            f"{', '.join(shards.attributes)}"
+        )
+    labels = _labels(settings, shards)
+    for name, share in zip(names, labels.mean(axis=0), strict=True):
+        if share in (0, 1):
+            raise UserError(
+                f"generate.attributes: {'all' if share else 'none'} of the {len(labels):,} "
+                f"training images looked at have {name}, so it has no direction; leave it out"
+            )
+
+
+def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, folder: Path) -> None:
+    """Write samples.png, reconstructions.png, interpolation.png and attributes.png.
+
+    Samples are decoded from latent codes drawn from the prior. The others show faces of the test
+    split: below their originals; the steps from one face to another; and with the directions of
+    attributes added, a column each.
+    """
+    rows, columns, pairs = settings.rows, settings.columns, _pairs(settings)
+    held_out = next(iter(images(shards, "test", _held_out_images(settings)))).numpy()
+    names = _names(settings, shards)
+    directions = np.zeros((1, vae.latent_size), np.float32)  # the reconstruction's
+    if names:
+        batches = images(shards, "train", _BATCH_SIZE).take(_LABELLED_BATCHES)
+        mu, _ = encode_dataset(vae, batches)
+        of_attributes = attribute_directions(mu, _labels(settings, shards))
+        directions = np.concatenate([directions, _STEPS * of_attributes])
+
+    made = samples(vae, rows * columns, settings.seed, prior)
+    save_grid(made, columns, folder / "samples.png")
+
+    originals = held_out[: pairs * columns].reshape(pairs, columns, *held_out.shape[1:])
+    decoded = reconstructions(vae, held_out[: pairs * columns]).reshape(originals.shape)
+    both = np.stack([originals, decoded], axis=1).reshape(-1, *held_out.shape[1:])
+    save_grid(both, columns, folder / "reconstructions.png")
+
+    lines = interpolations(vae, held_out[:rows], held_out[rows : 2 * rows], columns)
+    save_grid(lines, columns, folder / "interpolation.png")
+
+    faces = held_out[:rows]
+    changed = np.concatenate([faces[:, None], with_directions(vae, faces, directions)], axis=1)
+    added = ["+ " + name.replace("_", "\n") for name in names]
+    save_grid(
+        changed.reshape(-1, *faces.shape[1:]),
+        2 + len(names),
+        folder / "attributes.png",
+        ["original", "reconstruction", *added],
+    )
+
+
+def save_tables(vae: VAE, shards: Shards, seed: int, folder: Path) -> None:
+    """Write latents.csv, z_histograms.csv and radii.csv: where the test split's codes lie.
+
+    Args:
+        seed: of the one z that is drawn for each image.
+    """
+    mu, log_var = encode_dataset(vae, images(shards, "test", _BATCH_SIZE))
+    z = sample_posterior(mu, log_var, seed)
+    write_text(folder / "latents.csv", rows_csv(unit_rows(mu, log_var)))
+    write_text(folder / "z_histograms.csv", rows_csv(z_rows(z)))
+    write_text(folder / "radii.csv", rows_csv(radius_rows(z)))

@@ -1,0 +1,115 @@
+"""A whole training of one variant: its VAE, its checkpoint, its progress bar, its files."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from facevae.common.parameters import Parameters
+from facevae.common.runtime import enable_determinism, progress_bar
+from facevae.model.saving import save_model
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, steps_per_epoch
+from facevae.training.checkpoints import Checkpoint, content_digest, state_key
+from facevae.training.devices import is_chief, workers_alive
+from facevae.training.loop import train
+
+
+def run_training(
+    parameters: Parameters,
+    shards: Shards,
+    strategy: tf.distribute.Strategy,
+    *,
+    model: Path,
+    history: Path,
+    states: Path,
+    project: Path,
+    code: Sequence[str],
+    stop_requested: Callable[[], bool],
+    is_orphan: Callable[[], bool],
+) -> None:
+    """Train from the start, or from where an earlier run of the same training stopped.
+
+    Of several machines the chief alone writes and shows a progress bar.
+
+    Args:
+        parameters: those of one variant, see `Parameters.variant`.
+        strategy: of `facevae.training.devices.visible_devices`.
+        model: .keras file to write.
+        history: CSV file to write, a row per epoch as it ends.
+        states: folder of the states of unfinished trainings, one folder each.
+        project, code: what decides the outcome beside the parameters and the images, as
+            `content_digest` takes it. With another digest a training starts from the beginning.
+        stop_requested: asked after every batch.
+        is_orphan: whether nobody waits for the model any more; the state is kept then.
+
+    Raises:
+        UserError, StoppedError: as `facevae.training.loop.train`.
+    """
+    settings = parameters.train
+    # All shards are read for it, which takes time: beside the building of the networks.
+    content = ThreadPoolExecutor(1).submit(
+        content_digest,
+        data=[*shards.files("train"), *shards.files("validation")],
+        project=project,
+        code=code,
+    )
+    enable_determinism(settings.seed)
+    with strategy.scope():
+        vae = VAE(
+            parameters.encoder,
+            parameters.loss,
+            image_size=shards.image_size,
+            precision=settings.precision,
+        )
+    if not is_chief(strategy):
+        with workers_alive(strategy), open(os.devnull, "w") as nowhere:
+            train(vae, shards, settings, history=nowhere, stop_requested=stop_requested)
+        return
+
+    key = state_key({**vae.get_config(), **settings.model_dump()}, content.result())
+    name = f"Training {model.stem}"
+    images = settings.epochs * steps_per_epoch(shards, settings.batch_size) * settings.batch_size
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(shards)
+        stack.enter_context(workers_alive(strategy))
+        checkpoint = stack.enter_context(Checkpoint(states / f"{model.stem}-{key}"))
+        history.parent.mkdir(parents=True, exist_ok=True)
+        # It may be a link into DVC's cache, which must not be written through.
+        history.unlink(missing_ok=True)
+        rows = stack.enter_context(open(history, "w", encoding="utf-8"))
+        bar: tqdm
+        validation: dict[str, str] = {}
+
+        def on_start(images_done: int) -> None:
+            nonlocal bar
+            bar = stack.enter_context(progress_bar(name, " images", images, images_done))
+
+        def after_step(images_done: int, loss: float) -> None:
+            bar.set_postfix({"loss": f"{loss:.1f}", **validation}, refresh=False)
+            bar.update(images_done - bar.n)
+
+        def after_epoch(row: dict[str, float]) -> None:
+            validation["val_loss"] = f"{row['val_loss']:.1f}"
+
+        kept = train(
+            vae,
+            shards,
+            settings,
+            history=rows,
+            checkpoint=checkpoint,
+            stop_requested=stop_requested,
+            on_start=on_start,
+            after_step=after_step,
+            after_epoch=after_epoch,
+        )
+        save_model(vae, model)
+        if settings.early_stopping_patience is not None:
+            bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
+        if not is_orphan():
+            checkpoint.remove()

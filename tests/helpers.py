@@ -1,0 +1,77 @@
+"""What many tests make: settings, and the VAEs and trainings that they describe."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facevae.common.parameters import Parameters, Train, load_parameters
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Where tests differ from params.yaml unless they say otherwise: the variant direct, with a loss
+# that is easy to compute a second time.
+_PLAIN = {"inter_dense": 0, "reconstruction": "mse", "learning_rate_schedule": "constant"}
+_SECTIONS = ("encoder", "loss", "train", "data")
+
+
+def write_params(folder: Path, **sections: dict[str, Any]) -> Path:
+    """Write a params.yaml into a folder: the project's, with some keys of some sections changed."""
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    for section, changes in sections.items():
+        content[section] |= changes
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def settings(**changes: Any) -> Parameters:
+    """The project's parameters with some changed, by the names of their keys.
+
+    A name that several sections have is that of the first of encoder, loss, train and data.
+    """
+    parameters = load_parameters(PROJECT / "params.yaml")
+    homes = {
+        key: section
+        for section in reversed(_SECTIONS)
+        for key in type(getattr(parameters, section)).model_fields
+    }
+    named = {f"{homes[key]}.{key}": value for key, value in {**_PLAIN, **changes}.items()}
+    return parameters.with_changes(named)
+
+
+def train_settings(**changes: Any) -> Train:
+    """The section train of `settings`."""
+    return settings(**changes).train
+
+
+def make_vae(**changes: Any):
+    """An untrained VAE of `settings`."""
+    from facevae.model.vae import VAE
+
+    made = settings(**changes)
+    return VAE(
+        made.encoder, made.loss, image_size=made.data.image_size, precision=made.train.precision
+    )
+
+
+def small_vae(**changes: Any):
+    """One for images of 16 pixels with all kinds of layers."""
+    small = {
+        "image_size": 16, "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2],
+        "latent_size": 4, "inter_dense": 8, "kl_weight": 0.1,
+    }  # fmt: skip
+    return make_vae(**{**small, **changes})
+
+
+def train_vae(vae: Any, shards: Path, **changes: Any) -> list[dict[str, str]]:
+    """Train for two epochs of batch 8; the rows of the history."""
+    from facevae.shards.batches import Shards
+    from facevae.training.loop import train
+
+    small = {"epochs": 2, "batch_size": 8, "learning_rate": 0.003}
+    history = io.StringIO()
+    train(vae, Shards(shards), train_settings(**{**small, **changes}), history=history)
+    return list(csv.DictReader(io.StringIO(history.getvalue())))
