@@ -32,8 +32,8 @@ def main() -> None:
     load_tensorflow()
     import numpy as np
 
-    from facevae.common.files import rows_csv
     from facevae.common.runtime import enable_determinism
+    from facevae.common.tables import rows_csv
     from facevae.latent.codes import (
         attribute_directions,
         encode_dataset,

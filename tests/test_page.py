@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from facevae.common.files import rows_csv
 from facevae.common.parameters import VARIANTS, Parameters
+from facevae.common.tables import rows_csv
 from facevae.latent.codes import radius_rows, unit_rows, z_rows
 from facevae.memory.report import memory_markdown, save_memory_by_batch, save_memory_by_inter_dense
 from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from facevae.common.parameters import VARIANTS, Parameters
+from facevae.common.tables import markdown_table
 from facevae.memory.capacity import (
     MIB,
     card_name,
@@ -134,8 +135,9 @@ def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
 
 def _table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Markdown of a heading and rows; columns but those in `left` go to the right."""
-    rule = ["---" if column in left else "---:" for column in range(len(rows[0]))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+    headers, *body = rows
+    align = ["left" if n in left else "right" for n in range(len(headers))]
+    return markdown_table(body, headers, align)
 
 
 def _places(parameters: Parameters, source: Parameters) -> tuple[str, str]:

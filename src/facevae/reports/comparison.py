@@ -7,8 +7,8 @@ in the Encoder" (2022), summarised here in our words.
 import math
 from typing import Any
 
-from facevae.common.files import rows_csv
 from facevae.common.parameters import Parameters
+from facevae.common.tables import markdown_table, rows_csv
 
 Measured = dict[str, Any]
 
@@ -205,18 +205,20 @@ def comparison_markdown(
         form = row["form"].replace("{:", "{:+") if column == "difference" else row["form"]
         return form.format(value)
 
-    table = "\n".join(
-        f"| {row['quantity']} | {show(row, 'direct')} | {show(row, 'inter_dense')} "
-        f"| {show(row, 'difference')} |"
-        for row in rows
+    columns = ("direct", "inter_dense", "difference")
+    table = markdown_table(
+        [[row["quantity"], *(show(row, column) for column in columns)] for row in rows],
+        ["", *columns],
     )
-    claims = "\n".join(
-        f"| {claim} | {found} |" for claim, found in _claims(parameters, direct, inter_dense)
+    claims = markdown_table(
+        _claims(parameters, direct, inter_dense),
+        ["the source (2022)", "this run"],
+        ["left", "left"],
     )
-    settings = "\n".join(
-        # A bare | would end the cell.
-        "| `{}` | {} |".format(key, str(value).replace("|", r"\|"))
-        for key, value in _flat(parameters)
+    settings = markdown_table(
+        [[f"`{key}`", str(value)] for key, value in _flat(parameters)],
+        ["key", "value"],
+        ["left", "left"],
     )
     devices = dict.fromkeys((direct["cost"]["device"], inter_dense["cost"]["device"]))
     return f"""\
@@ -226,20 +228,14 @@ def comparison_markdown(
 mu / log_var heads. {direct["test"]["images"]:,} test images from `{parameters.data.source}`, one
 training each (seed {parameters.train.seed}), on {" and ".join(devices)}.
 
-| | direct | inter_dense | difference |
-| --- | ---: | ---: | ---: |
 {table}
 
 ## The source's claims, and what this run measured
 
-| the source (2022) | this run |
-| --- | --- |
 {claims}
 
 ## Parameters of this run
 
-| key | value |
-| --- | --- |
 {settings}
 """
 

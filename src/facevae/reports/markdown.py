@@ -27,8 +27,9 @@ def markdown_sections(text: str) -> list[tuple[str, str]]:
             sections.append((_html([next(tokens)]), []))
             next(tokens)  # which closes the heading
         else:
-            if token.attrGet("style") == "text-align:right":
-                token.attrs = {"class": "right"}
+            style = token.attrs.pop("style", None)
+            if style == "text-align:right":
+                token.attrSet("class", "right")
             sections[-1][1].append(token)
     return [(title, _html(body).strip()) for title, body in sections]
 

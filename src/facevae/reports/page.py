@@ -20,6 +20,7 @@ from scipy import stats
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import VARIANTS, Parameters
+from facevae.common.tables import markdown_table
 from facevae.plotting.charts import FIRST, REFERENCE, SECOND, Curve, save_curves, save_histograms
 from facevae.reports.markdown import markdown_sections
 
@@ -292,18 +293,15 @@ def _attribute_table(measured: Mapping[str, Any]) -> str:
     """How well the network tells attributes, as HTML."""
     columns = ("balanced_accuracy", "accuracy", "majority_accuracy")
 
-    def row(name: str, figures: Mapping[str, float | None]) -> str:
-        return f"| {name} | {' | '.join(_shown(figures[column]) for column in columns)} |"
+    def row(name: str, figures: Mapping[str, float | None]) -> list[str]:
+        return [name, *(_shown(figures[column]) for column in columns)]
 
-    table = [
-        "# Attributes",
-        "",
-        "| attribute | balanced accuracy | accuracy | accuracy of the more frequent answer |",
-        "| --- | ---: | ---: | ---: |",
-        *(row(name, figures) for name, figures in measured["attributes"].items()),
-        row("**mean**", measured),
-    ]
-    ((_, body),) = markdown_sections("\n".join(table))
+    table = markdown_table(
+        [*(row(name, figures) for name, figures in measured["attributes"].items()),
+         row("**mean**", measured)],
+        ["attribute", "balanced accuracy", "accuracy", "accuracy of the more frequent answer"],
+    )  # fmt: skip
+    ((_, body),) = markdown_sections(f"# Attributes\n\n{table}")
     return body
 
 
