@@ -1,7 +1,6 @@
 """Everything that a run has to show as charts and one HTML page, which needs nothing from outside.
 
-All is read from the folders that the other stages write, in the form in which they write it; and
-from the studies, which are kept with the project.
+All is read from the folders that the other stages write, in the form in which they write it.
 """
 
 import csv
@@ -9,7 +8,6 @@ import html
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,63 +25,19 @@ from facevae.reports.markdown import markdown_sections
 CHARTS = ("loss", "latent_units", "z_histograms", "radii")
 
 
-@dataclass(frozen=True)
-class Study:
-    """A report that is kept with the project: to measure it takes longer than a run should.
-
-    Attributes:
-        target: of make, which writes it.
-        pictures: their names, descriptions and captions.
-    """
-
-    target: str
-    pictures: tuple[tuple[str, str, str], ...] = ()
-
-
-# By the names of the files in reports/studies.
-STUDIES = {
-    "inter_dense": Study(
-        "sweep",
-        (
-            (
-                "inter_dense",
-                "Points of PSNR and Frechet distance over Encoder parameters and over peak memory",
-                "Each point is the mean over the seeds, its line their range.",
-            ),
-        ),
-    ),
-    "defaults": Study("bench-defaults"),
-    "kl_weights": Study(
-        "kl-weights",
-        (
-            (
-                "kl_weights_samples",
-                "Columns of faces from random z-points, one for each weight and prior",
-                "Each column decodes the same points: on the left those of N(0, I) themselves, on "
-                "the right carried to the Gaussian that was fitted to the codes.",
-            ),
-            (
-                "kl_weights_z",
-                "Histograms of z over all units beside N(0, 1), a curve for each weight",
-                "The dashed line is the density of N(0, 1). What lies beyond 6 is left out.",
-            ),
-        ),
-    ),
-}
-
 _COLOURS = dict(zip(VARIANTS, (FIRST, SECOND), strict=True))
 _Table = dict[str, np.ndarray]
 
 
-def _text(path: Path, writer: str = "dvc repro") -> str:
+def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise _missing(path, writer) from None
+        raise _missing(path) from None
 
 
-def _missing(path: Path, writer: str) -> UserError:
-    return UserError(f"{path}: is not there; write it first: {writer}")
+def _missing(path: Path) -> UserError:
+    return UserError(f"{path}: is not there; write it first: dvc repro")
 
 
 def _table(path: Path) -> _Table:
@@ -242,12 +196,12 @@ class _Page:
     def __init__(self, page: Path, reports: Path, charts: Path) -> None:
         self._folder, self._reports, self._charts = page.parent, reports, charts
 
-    def _figure(self, path: Path, description: str, caption: str, writer: str = "dvc repro") -> str:
+    def _figure(self, path: Path, description: str, caption: str) -> str:
         try:
             with Image.open(path) as picture:
                 width, height = picture.size
         except FileNotFoundError:
-            raise _missing(path, writer) from None
+            raise _missing(path) from None
         link = quote(Path(os.path.relpath(path, self._folder)).as_posix())
         size = f'width="{width}" height="{height}"'
         return (
@@ -260,21 +214,6 @@ class _Page:
 
     def report(self, name: str, description: str, caption: str) -> str:
         return self._figure(self._reports / f"{name}.png", description, caption)
-
-    def study(self, name: str, study: Study) -> str:
-        folder, writer = self._reports / "studies", f"make {study.target}"
-        (title, intro), *parts = markdown_sections(_text(folder / f"{name}.md", writer))
-        return "\n".join(
-            [
-                f"<h3>{title}</h3>\n{intro}",
-                *(
-                    self._figure(folder / f"{picture}.png", description, caption, writer)
-                    for picture, description, caption in study.pictures
-                ),
-                *(f"<h4>{heading}</h4>\n{body}" for heading, body in parts),
-                f"<p>Measured anew by <code>{writer}</code>.</p>",
-            ]
-        )
 
     def pair(self, name: str, description: str) -> str:
         """A picture of each variant, side by side where there is room."""
@@ -397,12 +336,16 @@ def _memory(page: _Page, report: str) -> str:
     return f"{intro}\n{by_batch}\n{by_inter_dense}\n{details}"
 
 
-def _studies(page: _Page) -> str:
-    studies = "\n".join(page.study(name, study) for name, study in STUDIES.items())
-    return f"""\
-<p>What takes longer to measure than a run should. These figures are kept with the project: they
-were not measured by this run, but before, elsewhere, and with the settings that each names.</p>
-{studies}"""
+_STUDIES = """\
+<p>Longer measurements are kept with the project. They are not part of this run.</p>
+<ul>
+<li><a href="studies/inter_dense.md">The size of the extra Dense layer</a>: how much quality 64 to
+512 units cost, and whether that is more than seeds differ by.</li>
+<li><a href="studies/defaults.md">Losses and priors</a>: which give the best samples, beside two
+published settings and another library.</li>
+<li><a href="studies/kl_weights.md">The KL weight</a>: what becomes of latent codes and of samples
+as the weight falls to 0, which is a plain autoencoder.</li>
+</ul>"""
 
 
 def page_html(
@@ -411,11 +354,11 @@ def page_html(
     """The page, with links relative to `page`, the file that it is to be written to.
 
     Args:
-        metrics, reports: folders that the other stages wrote into; `reports` holds the studies.
+        metrics, reports: folders that the other stages wrote into.
         charts: where `save_charts` wrote to.
 
     Raises:
-        UserError: an output of another stage is not there, or a study.
+        UserError: an output of another stage is not there.
     """
     measured = [json.loads(_text(metrics / f"{variant}.json")) for variant in VARIANTS]
     attributes = json.loads(_text(metrics / "attributes.json"))
@@ -432,7 +375,7 @@ def page_html(
         "Where the z-points lie": _z_points(figures, latent, measured[0]["test"]["images"]),
         "Memory of a training step": _memory(figures, _text(reports / "memory.md")),
         **dict(further),
-        "Studies": _studies(figures),
+        "Studies": _STUDIES,
     }
     links = "\n".join(
         f'<li><a href="#section-{number}">{title}</a></li>'
