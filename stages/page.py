@@ -2,7 +2,8 @@
 
 from _stage import arguments, run
 from facevae.common.files import write_text
-from facevae.reports.page import page_html, save_charts
+from facevae.reports.charts import save_charts
+from facevae.reports.page import page_html
 
 
 def main() -> None:

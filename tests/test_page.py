@@ -18,7 +18,7 @@ from facevae.common.tables import rows_csv
 from facevae.latent.codes import radius_rows, unit_rows, z_rows
 from facevae.memory.report import memory_markdown, save_memory_by_batch, save_memory_by_inter_dense
 from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves
-from facevae.reports.page import CHARTS
+from facevae.reports.charts import CHARTS
 
 STUDIES = Path(__file__).resolve().parent.parent / "reports" / "studies"
 SOURCE = "data/<script>alert('1')</script> & more"
@@ -83,6 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Pat
     (folder / "metrics" / "attributes.json").write_text(json.dumps(told))
     (reports / "comparison.md").write_text(
         f"# Compared\n\nFrom `{SOURCE}`.\n\n| | direct |\n| --- | ---: |\n| loss | 1.0 |\n\n"
+        "## Claims\n\nNone.\n\n"
         f"## Parameters\n\n| key | value |\n| --- | --- |\n| `data.source` | {SOURCE} |\n"
     )
     (reports / "memory.md").write_text(memory_markdown(parameters), encoding="utf-8")
@@ -136,13 +137,13 @@ def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: P
     assert links - anchors == {f"studies/{path.name}" for path in STUDIES.glob("*.md")}
 
     # In the beginning, above the table and in the parameters.
-    apostrophe = "('|&#x27;)"
+    apostrophe = "('|&#39;)"
     escaped = rf"data/&lt;script&gt;alert\({apostrophe}1{apostrophe}\)&lt;/script&gt; &amp; more"
     assert len(re.findall(escaped, text)) == 3
     assert "1,234,567" in text
     assert "1,234,568" in text
     assert '<td>loss</td>\n<td class="right">1.0</td>' in text
-    assert "two steps in z: Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
+    assert "Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
     cells = "".join(
         f'\n<td class="right">{figure}</td>' for figure in (0.875, "not measured", "0.750")
     )
