@@ -5,10 +5,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from facevae.common.parameters import VARIANTS
-from facevae.plotting.charts import FIRST, REFERENCE, SECOND, Curve, save_curves, save_histograms
+from facevae.plotting.charts import (
+    FIRST,
+    REFERENCE,
+    SECOND,
+    Curve,
+    draw_curves,
+    new_figure,
+    save_curves,
+    save_figure,
+)
 from facevae.reports.inputs import read_text
 
 CHARTS = ("loss", "latent_units", "z_histograms", "radii")
@@ -94,21 +106,59 @@ def _by_kl(table: _Table) -> _Table:
 def _save_z_histograms(
     tables: Mapping[str, _Table], latents: Mapping[str, _Table], path: Path
 ) -> None:
+    figure = new_figure(7)
+    figure.suptitle(
+        "z of the test split's faces: all units together, and unit by unit", fontsize=12
+    )
+    together, *maps = figure.subplot_mosaic([["together"] * len(tables), list(tables)]).values()
+
     x = _fine_grid(tables, "z")
     normal = Curve("N(0, 1)", x, stats.norm.pdf(x), REFERENCE, dashed=True)
-    maps = {}
+    draw_curves(together, [*_histograms(tables, "z"), normal])
+    together.set_ylabel("density")
+    together.set_ylim(bottom=0)
+    together.set_xlabel("z")
+    together.legend(frameon=False, fontsize=9)
+
+    densities = {}
     for variant, table in tables.items():
         units = _by_kl(latents[variant])["unit"].astype(int)
-        maps[variant] = (table["z"], np.array([table[f"unit_{unit}"] for unit in units]))
-    save_histograms(
-        [*_histograms(tables, "z"), normal],
-        maps,
-        path,
-        title="z of the test split's faces: all units together, and unit by unit",
-        x_label="z",
-        y_label="density",
-        row_label="latent unit, from the largest KL",
+        densities[variant] = np.array([table[f"unit_{unit}"] for unit in units])
+    # One scale for both, which a few units that do nothing must not stretch.
+    brightest = max(float(np.quantile(each, 0.995)) for each in densities.values())
+    extent = max(abs(table["z"][0]) for table in tables.values())
+    for axes, (variant, table) in zip(maps, tables.items(), strict=True):
+        image = _draw_map(axes, table["z"], densities[variant], brightest)
+        axes.set_xlim(-extent, extent)
+        axes.set_title(variant, fontsize=10)
+        axes.set_xlabel("z")
+    maps[0].set_ylabel("latent unit, from the largest KL")
+    figure.colorbar(image, ax=maps, label="density", extend="max")
+    save_figure(figure, path)
+
+
+def _draw_map(axes: Axes, x: np.ndarray, densities: np.ndarray, brightest: float) -> AxesImage:
+    """Draw histograms as rows of brightness, from the top down.
+
+    Args:
+        x: the middles of the bins.
+        densities: (histograms, bins).
+        brightest: the density that is drawn brightest.
+    """
+    # Columns of one width about the bins' middles, rows about 1, 2 and so on.
+    half = (x[1] - x[0]) / 2
+    image = axes.imshow(
+        densities,
+        cmap="cividis",
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0,
+        vmax=brightest,
+        extent=(x[0] - half, x[-1] + half, len(densities) + 0.5, 0.5),
     )
+    axes.set_facecolor(image.cmap(0.0))  # nothing lies beyond the bins
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    return image
 
 
 def _save_radii(tables: Mapping[str, _Table], latent: int, path: Path) -> None:
