@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from facevae.common.parameters import Parameters
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.memory.capacity import variant_ledger
+from facevae.memory.report import memory_rows
 from facevae.reports.comparison import comparison_csv, comparison_markdown, comparison_rows
 
 
@@ -72,9 +74,9 @@ def test_claims_stand_beside_what_was_measured(
     parameters: Parameters, direct: dict, dense: dict
 ) -> None:
     report = _report(parameters, direct, dense)
-    assert "takes away 2,227,968 weights, by arithmetic 34 MiB" in report
-    assert "it saves up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
-    assert "it saves 30 MiB on a device" in report
+    assert "removes 2,227,968 weights" in report
+    assert "up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
+    assert "on a device: 1,500 MiB without the layer, 1,470 MiB with it: it saves 30 MiB" in report
     assert "without the layer 1.10 times the images per second" in report
     assert "with it not measured: the train split or the memory is too small" in report
     assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report
@@ -92,14 +94,29 @@ def test_claims_stand_beside_what_was_measured(
     assert "| MS-SSIM between real images | 0.250 |" in report
     assert "| images per second at twice the batch | 176 | not measured | not measured |" in report
 
-    train = parameters.train.model_copy(update={"optimizer": "sgd"})
-    leaner = parameters.model_copy(update={"train": train})
-    report = _report(leaner, direct, dense)
-    assert "by arithmetic 25 MiB with gradients and what sgd keeps" in report  # three quarters
-
     report = _report(parameters, dense, direct)
     assert "adds 2,227,968 weights" in report
     assert "it costs 30 MiB" in report
+
+
+def test_estimated_peaks_are_those_of_the_memory_report(
+    parameters: Parameters, direct: dict, dense: dict
+) -> None:
+    report = _report(parameters, direct, dense)
+    pattern = r"step at batch 32: ([\d.]+) MiB without .*?, ([\d.]+) MiB with .*? ([\d.]+) MiB\."
+    found = re.search(pattern, report)
+    assert found
+    # A weight and both moments of Adam are alive at the peak; its gradient is not.
+    assert float(found[3]) == pytest.approx(2_227_968 * 12 / 2**20, abs=0.1)
+    peaks = {row["variant"]: row["peak_mib"] for row in memory_rows(parameters)[:2]}
+    for text, variant in zip(found.groups(), VARIANTS, strict=False):
+        assert float(text) == pytest.approx(peaks[variant], abs=0.051)
+
+    train = parameters.train.model_copy(update={"optimizer": "sgd", "batch_size": 128})
+    leaner = parameters.model_copy(update={"train": train})
+    without, with_layer = (variant_ledger(leaner, variant).peak for variant in VARIANTS)
+    saved = f"it saves {(without - with_layer) / 2**20:.1f} MiB"
+    assert saved in _report(leaner, direct, dense)
 
 
 def test_a_bar_in_a_parameter_ends_no_cell(

@@ -4,16 +4,14 @@ The source: "Variational Autoencoder with Tensorflow - XII - save some VRAM by a
 in the Encoder" (2022), summarised here in our words.
 """
 
-import math
 from typing import Any
 
-from facevae.common.parameters import Parameters
+from facevae.common.parameters import VARIANTS, Parameters
 from facevae.common.tables import markdown_table, rows_csv
+from facevae.memory.capacity import MIB, variant_ledger
+from facevae.memory.report import break_even
 
 Measured = dict[str, Any]
-
-# Bytes of training memory a weight takes: itself, its gradient and the optimizer's slots, float32.
-_BYTES_PER_WEIGHT = {"adam": 16, "sgd": 12, "adafactor": 8}
 
 _QUANTITIES = (
     ("Encoder parameters", "encoder.params", "{:,.0f}"),
@@ -120,13 +118,19 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
     encoder = parameters.encoder
     before, after = direct["cost"], dense["cost"]
     removed = direct["encoder"]["params"] - dense["encoder"]["params"]
-    verb = "takes away" if removed >= 0 else "adds"
-    weights = abs(removed) * _BYTES_PER_WEIGHT[parameters.train.optimizer] / 2**20
+    verb = "removes" if removed >= 0 else "adds"
     flattened, latent = direct["encoder"]["flattened"], encoder.latent_size
-    break_even = math.ceil(2 * latent * flattened / (flattened + 2 * latent + 1)) - 1
-    memory = before["peak_memory_mib"] - after["peak_memory_mib"]
-    memory_verb = "saves" if memory >= 0 else "costs"
     batch = before["batch_size"]
+
+    estimated = [variant_ledger(parameters, variant).peak / MIB for variant in VARIANTS]
+    measured = [cost["peak_memory_mib"] for cost in (before, after)]
+
+    def peaks(without: float, with_layer: float, *, form: str) -> str:
+        saved = without - with_layer
+        return (
+            f"{without:{form}} MiB without the layer, {with_layer:{form}} MiB with it: it "
+            f"{'saves' if saved >= 0 else 'costs'} {abs(saved):{form}} MiB"
+        )
 
     def speed(cost: Measured) -> str:
         low, high = (cost[f"images_per_second_{side}_quartile"] for side in ("lower", "upper"))
@@ -148,11 +152,10 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
             "without, 2.88 with 256 units, 4.13 with 384), and so saves VRAM.",
             f"{direct['encoder']['params']:,} without, {dense['encoder']['params']:,} with "
             f"{encoder.inter_dense} units at latent {latent}: the layer {verb} {abs(removed):,} "
-            f"weights, by arithmetic {weights:.0f} MiB with gradients and what "
-            f"{parameters.train.optimizer} keeps (it saves up to {break_even} units). Peak memory "
-            f"{before['peak_memory_mib']:,.0f} MiB without, "
-            f"{after['peak_memory_mib']:,.0f} MiB with it: it {memory_verb} {abs(memory):,.0f} MiB "
-            f"on {after['device']}.",
+            f"weights (it removes weights up to {break_even(parameters):,} units). Estimated peak "
+            f"of a training step at batch {parameters.train.batch_size}: "
+            f"{peaks(*estimated, form=',.1f')}. Measured peak memory of training on "
+            f"{after['device']}: {peaks(*measured, form=',.0f')}.",
         ),
         (
             "2. It saves no time per epoch (about 120 s for 170,000 images at batch 128 on a GTX "
