@@ -5,78 +5,55 @@ import io
 import re
 
 import pytest
+from example_metrics import example_metrics
 
 from facevae.common.parameters import VARIANTS, Parameters
 from facevae.memory.capacity import variant_ledger
 from facevae.memory.report import memory_rows
 from facevae.reports.comparison import comparison_csv, comparison_markdown, comparison_rows
 
-
-def _measured(params: int, psnr: float, memory: float, double: float | None) -> dict:
-    return {
-        "encoder": {"params": params, "trainable_params": params - 960, "flattened": 9216},
-        "decoder": {"params": 2_757_571, "trainable_params": 2_757_123},
-        "test": {
-            "images": 450, "loss": 300.0, "reconstruction": 250.0, "kl": 50.0, "psnr": psnr,
-            "active_units": 256, "ssim": 0.75, "ms_ssim": None,
-            "kl_per_unit": {"smallest": 0.125, "median": 0.25, "largest": 1.5},
-            "sigma": 0.125, "elbo_bits_per_dimension": 8.5,
-            "importance_weighted_bits_per_dimension": None,
-        },
-        "samples": {
-            "frechet_distance": 3.5, "frechet_distance_floor": 0.25, "precision": 0.5,
-            "precision_floor": 0.75, "recall": 0.125, "recall_floor": 0.75,
-            "fid": None, "fid_floor": None,
-            "swd": {"96": 150.0, "mean": 150.0}, "swd_floor": {"96": 15.0, "mean": 15.0},
-            "swd_real_normalization": {"mean": None},
-            "swd_real_normalization_floor": {"mean": None},
-            "sharpness": psnr / 81, "sharpness_floor": 1.0, "diversity": 0.5,
-            "diversity_of_real": 0.25,
-        },
-        "cost": {
-            "device": "a device", "batch_size": 128, "seconds_per_epoch": 20.0,
-            "images_per_second": 160.0, "images_per_second_lower_quartile": 150.0,
-            "images_per_second_upper_quartile": 170.0, "peak_memory_mib": memory,
-            "images_per_second_double_batch": double,
-        },
-    }  # fmt: skip
+TRAIN_IMAGES = 3300
 
 
 def _report(parameters: Parameters, direct: dict, dense: dict) -> str:
     """The report without the blanks that align its tables."""
-    rows = comparison_rows(direct, dense)
+    rows = comparison_rows(direct, dense, TRAIN_IMAGES)
     return re.sub(" +", " ", comparison_markdown(parameters, rows, direct, dense))
 
 
 @pytest.fixture
 def direct() -> dict:
-    return _measured(5_109_440, 20.25, 1500.0, 176.0)
+    return example_metrics(5_109_440, 20.25, 1500.0, 176.0)
 
 
 @pytest.fixture
 def dense() -> dict:
-    return _measured(2_881_472, 20.125, 1470.0, None)
+    return example_metrics(2_881_472, 20.125, 1470.0, None)
 
 
 def test_differences_are_with_minus_without(direct: dict, dense: dict) -> None:
-    rows = {row["key"]: row for row in comparison_rows(direct, dense)}
+    rows = {row["key"]: row for row in comparison_rows(direct, dense, TRAIN_IMAGES)}
     assert rows["encoder.params"]["difference"] == -2_227_968
     assert rows["test.psnr"]["difference"] == -0.125
     assert rows["cost.peak_memory_mib"]["difference"] == -30
     assert rows["cost.images_per_second_double_batch"]["difference"] is None
+    # 3300 images are 25 whole batches of 128, at 160 images per second.
+    assert rows["cost.seconds_per_epoch"]["direct"] == 20
     read = csv.DictReader(io.StringIO(comparison_csv(list(rows.values()))))
     cells = {row["key"]: row for row in read}
     assert cells["encoder.params"]["direct"] == "5109440"
     assert cells["cost.images_per_second_double_batch"]["inter_dense"] == ""
 
 
-def test_claims_stand_beside_what_was_measured(
+def test_claims_stand_beside_what_wasexample_metrics(
     parameters: Parameters, direct: dict, dense: dict
 ) -> None:
     report = _report(parameters, direct, dense)
     assert "removes 2,227,968 weights" in report
     assert "up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
     assert "on a device: 1,500 MiB without the layer, 1,470 MiB with it: it saves 30 MiB" in report
+    assert "Training steps alone: 20.0 s an epoch without, 20.0 s with it" in report
+    assert "| seconds per epoch (training steps alone) | 20.0 | 20.0 | +0.0 |" in report
     assert "without the layer 1.10 times the images per second" in report
     assert "with it not measured: the train split or the memory is too small" in report
     assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report

@@ -11,11 +11,13 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
+from example_metrics import example_metrics
 from PIL import Image
 
 from facevae.common.parameters import VARIANTS, Parameters
 from facevae.common.tables import rows_csv
 from facevae.latent.codes import radius_rows, unit_rows, z_rows
+from facevae.memory.capacity import variant_ledger
 from facevae.memory.report import memory_markdown, save_memory_by_batch, save_memory_by_inter_dense
 from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves
 from facevae.reports.charts import CHARTS
@@ -46,7 +48,7 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, project: Path, parameters: Parameters) -> Path:
     """A folder with what the other stages leave."""
     folder = tmp_path_factory.mktemp("run")
     reports = folder / "reports"
@@ -76,16 +78,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Pat
             (reports / variant / f"{name}.csv").write_text(rows_csv(rows), encoding="utf-8")
         for name in ("samples", "reconstructions", "interpolation", "attributes"):
             Image.new("RGB", (70, 50)).save(reports / variant / f"{name}.png")
-        metrics = {"encoder": {"params": 1234567 + number}, "test": {"images": 30}}
+        metrics = example_metrics(1234567 + number, 20.5, 900.0, None)
+        cost = metrics.pop("cost")
         (folder / "metrics" / f"{variant}.json").write_text(json.dumps(metrics))
+        (folder / "metrics" / f"{variant}_cost.json").write_text(json.dumps(cost))
+    (folder / "metrics" / "data.json").write_text(json.dumps({"images": {"train": 3300}}))
     figures = {"balanced_accuracy": 0.875, "accuracy": 0.9, "majority_accuracy": 0.75}
     told = {**figures, "attributes": {"Smiling": figures, "Bald": {**figures, "accuracy": None}}}
     (folder / "metrics" / "attributes.json").write_text(json.dumps(told))
-    (reports / "comparison.md").write_text(
-        f"# Compared\n\nFrom `{SOURCE}`.\n\n| | direct |\n| --- | ---: |\n| loss | 1.0 |\n\n"
-        "## Claims\n\nNone.\n\n"
-        f"## Parameters\n\n| key | value |\n| --- | --- |\n| `data.source` | {SOURCE} |\n"
-    )
     (reports / "memory.md").write_text(memory_markdown(parameters), encoding="utf-8")
     save_memory_by_batch(parameters, reports / "memory_by_batch.png")
     save_memory_by_inter_dense(parameters, reports / "memory_by_inter_dense.png")
@@ -93,17 +93,30 @@ def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Pat
     params["data"]["source"] = SOURCE
     params["generate"]["attributes"] = ["Smiling", "<b>Bald</b>"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    assert _compare(project, folder).returncode == 0
     return folder
+
+
+def _run(
+    project: Path, stage: str, folder: Path, *arguments: str | Path
+) -> subprocess.CompletedProcess:
+    command: list[str | Path] = [
+        sys.executable, project / "stages" / f"{stage}.py", "--params", folder / "params.yaml",
+        "--metrics", folder / "metrics", *arguments,
+    ]  # fmt: skip
+    return subprocess.run(command, text=True, capture_output=True, check=False)
+
+
+def _compare(project: Path, folder: Path) -> subprocess.CompletedProcess:
+    report = folder / "reports" / "comparison"
+    outputs = ("--markdown", report.with_suffix(".md"), "--csv", report.with_suffix(".csv"))
+    return _run(project, "compare", folder, *outputs)
 
 
 def _stage(project: Path, folder: Path) -> subprocess.CompletedProcess:
     reports = folder / "reports"
-    command: list[str | Path] = [
-        sys.executable, project / "stages" / "page.py", "--params", folder / "params.yaml",
-        "--metrics", folder / "metrics", "--reports", reports, "--charts", reports / "charts",
-        "--html", reports / "index.html",
-    ]  # fmt: skip
-    return subprocess.run(command, text=True, capture_output=True, check=False)
+    outputs = ("--charts", reports / "charts", "--html", reports / "index.html")
+    return _run(project, "page", folder, "--reports", reports, *outputs)
 
 
 def _written(folder: Path) -> dict[str, bytes]:
@@ -142,12 +155,39 @@ def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: P
     assert len(re.findall(escaped, text)) == 3
     assert "1,234,567" in text
     assert "1,234,568" in text
-    assert '<td>loss</td>\n<td class="right">1.0</td>' in text
+    assert '<td>Encoder parameters</td>\n<td class="right">1,234,567</td>' in text
     assert "Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
     cells = "".join(
         f'\n<td class="right">{figure}</td>' for figure in (0.875, "not measured", "0.750")
     )
     assert f"<td>Bald</td>{cells}" in text
+
+
+def test_page_and_reports_agree_on_what_the_layer_saves(
+    project: Path, run: Path, parameters: Parameters
+) -> None:
+    assert _stage(project, run).returncode == 0
+    peaks = [variant_ledger(parameters, variant).peak / 2**20 for variant in VARIANTS]
+    saved = f"it saves {peaks[0] - peaks[1]:.1f} MiB"
+    for name in ("comparison.md", "index.html"):
+        text = (run / "reports" / name).read_text(encoding="utf-8")
+        assert re.findall(r"it saves [\d,.]+ MiB", text)[0] == saved
+    memory = (run / "reports" / "memory.md").read_text(encoding="utf-8")
+    (row,) = (line for line in memory.splitlines() if line.startswith("| **peak**"))
+    assert row.split()[3:6:2] == [f"{peak:.0f}" for peak in peaks]
+
+
+@pytest.mark.parametrize("name", ["data.json", "direct.json", "inter_dense_cost.json"])
+def test_compare_without_metrics_is_a_sentence(project: Path, run: Path, name: str) -> None:
+    path = run / "metrics" / name
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        done = _compare(project, run)
+    finally:
+        path.write_bytes(content)
+    assert done.returncode == 2
+    assert done.stderr == f"{path}: is not there; write it first: dvc repro\n"
 
 
 def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
