@@ -1,4 +1,4 @@
-"""Put both variants side by side, and the source's claims beside what this run measured."""
+"""Put both variants side by side, and a blog post's claims beside what this run measured."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Draw both variants over each other, and put all that there is to see onto one HTML page."""
+"""Draw the charts of both variants, and put everything that a run shows onto one HTML page."""
 
 from _stage import arguments, run
 from facevae.common.files import write_text
@@ -9,7 +9,7 @@ from facevae.reports.page import page_html
 def main() -> None:
     options, parameters = arguments(
         __doc__,
-        metrics={"help": "folder of the evaluate and attributes stages' JSON files"},
+        metrics={"help": "folder of the other stages' JSON files"},
         reports={"help": "folder of the other stages' reports and pictures"},
         charts={"help": "folder to write the charts into, as PNG files"},
         html={"help": "page to write"},

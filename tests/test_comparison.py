@@ -52,10 +52,10 @@ def test_claims_stand_beside_what_wasexample_metrics(
     assert "removes 2,227,968 weights" in report
     assert "up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
     assert "on a device: 1,500 MiB without the layer, 1,470 MiB with it: it saves 30 MiB" in report
-    assert "Training steps alone: 20.0 s an epoch without, 20.0 s with it" in report
+    assert "20.0 s per epoch without the layer, 20.0 s with it (training steps alone)" in report
     assert "| seconds per epoch (training steps alone) | 20.0 | 20.0 | +0.0 |" in report
-    assert "without the layer 1.10 times the images per second" in report
-    assert "with it not measured: the train split or the memory is too small" in report
+    assert "without the layer 1.10 times" in report
+    assert "with it not measured, because the train split or the memory is too small" in report
     assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report
     assert "| test SSIM of reconstructions | 0.7500 | 0.7500 | +0.0000 |" in report
     assert "| test MS-SSIM of reconstructions | not measured | not measured |" in report
@@ -63,11 +63,11 @@ def test_claims_stand_beside_what_wasexample_metrics(
     assert "importance-weighted bound, bits per dimension | not measured | not measured" in report
     assert "| test KL of the largest latent unit, nats | 1.5000 |" in report
     assert "| Frechet distance of samples, attribute features | 3.500 | 3.500 | +0.000 |" in report
-    assert "| recall of fresh real images, attribute features | 0.750 |" in report
+    assert "| recall, real-data reference | 0.750 |" in report
     assert "| FID of samples, Keras' Inception | not measured | not measured |" in report
     assert "| sliced Wasserstein distance of samples | 150.0 | 150.0 | +0.0 |" in report
     assert "| sliced Wasserstein distance of samples, real normalisation | not measured |" in report
-    assert "| sharpness of samples over that of real images | 0.250 | 0.248 | -0.002 |" in report
+    assert "| sharpness of samples, relative to real images | 0.250 | 0.248 | -0.002 |" in report
     assert "| MS-SSIM between real images | 0.250 |" in report
     assert "| images per second at twice the batch | 176 | not measured | not measured |" in report
 

@@ -89,7 +89,7 @@ def _save_latent_units(latents: Mapping[str, _Table], path: Path) -> None:
     save_curves(
         {
             "KL, nats": curves("kl"),
-            "deviation of mu": curves("mu_std"),
+            "standard deviation of mu": curves("mu_std"),
             "mean sigma": curves("sigma_mean"),
         },
         path,
@@ -108,7 +108,7 @@ def _save_z_histograms(
 ) -> None:
     figure = new_figure(7)
     figure.suptitle(
-        "z of the test split's faces: all units together, and unit by unit", fontsize=12
+        "Latent codes of the test split: all units together, and each unit", fontsize=12
     )
     together, *maps = figure.subplot_mosaic([["together"] * len(tables), list(tables)]).values()
 
@@ -167,7 +167,7 @@ def _save_radii(tables: Mapping[str, _Table], latent: int, path: Path) -> None:
     save_curves(
         {"density": [*_histograms(tables, "radius"), chi]},
         path,
-        title="How far from the origin the test split's z-points lie",
+        title="Length of the test split's latent codes",
         x_label="|z|",
     )
 
