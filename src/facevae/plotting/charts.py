@@ -151,8 +151,8 @@ def save_lines_and_levels(
     for axes, (label, (values, constant)) in zip(
         figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
     ):
-        axes.plot(x, values, color=FIRST, linewidth=2, label=line)
-        axes.axhline(constant, color=SECOND, linewidth=2, linestyle="--", label=level)
+        axes.plot(x, values, color=SECOND, linewidth=2, label=line)
+        axes.axhline(constant, color=FIRST, linewidth=2, linestyle="--", label=level)
         if x[0] <= position <= x[-1]:
             axes.axvline(position, color=REFERENCE, linewidth=1, linestyle=":", label=words)
         axes.set_ylabel(label)
