@@ -1,7 +1,8 @@
 """Account for the memory of a training step, both variants, without running it."""
 
 from _stage import arguments, run
-from facevae.common.files import rows_csv, write_text
+from facevae.common.files import write_text
+from facevae.common.tables import rows_csv
 from facevae.memory.report import (
     memory_markdown,
     memory_rows,

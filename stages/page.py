@@ -1,15 +1,16 @@
-"""Draw both variants over each other, and put all that there is to see onto one HTML page."""
+"""Draw the charts of both variants, and put everything that a run shows onto one HTML page."""
 
 from _stage import arguments, run
 from facevae.common.files import write_text
-from facevae.reports.page import page_html, save_charts
+from facevae.reports.charts import save_charts
+from facevae.reports.page import page_html
 
 
 def main() -> None:
     options, parameters = arguments(
         __doc__,
-        metrics="folder of the evaluate and attributes stages' JSON files",
-        reports="folder of the other stages' reports and pictures",
+        "metrics",
+        "reports",
         charts="folder to write the charts into, as PNG files",
         html="page to write",
     )

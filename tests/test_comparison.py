@@ -2,74 +2,60 @@
 
 import csv
 import io
+import re
 
 import pytest
+from example_metrics import example_metrics
 
-from facevae.common.parameters import Parameters
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.memory.ledger import ledger
+from facevae.memory.report import memory_rows
 from facevae.reports.comparison import comparison_csv, comparison_markdown, comparison_rows
 
+TRAIN_IMAGES = 3300
 
-def _measured(params: int, psnr: float, memory: float, double: float | None) -> dict:
-    return {
-        "encoder": {"params": params, "trainable_params": params - 960, "flattened": 9216},
-        "decoder": {"params": 2_757_571, "trainable_params": 2_757_123},
-        "test": {
-            "images": 450, "loss": 300.0, "reconstruction": 250.0, "kl": 50.0, "psnr": psnr,
-            "active_units": 256, "ssim": 0.75, "ms_ssim": None,
-            "kl_per_unit": {"smallest": 0.125, "median": 0.25, "largest": 1.5},
-            "sigma": 0.125, "elbo_bits_per_dimension": 8.5,
-            "importance_weighted_bits_per_dimension": None,
-        },
-        "samples": {
-            "frechet_distance": 3.5, "frechet_distance_floor": 0.25, "precision": 0.5,
-            "precision_floor": 0.75, "recall": 0.125, "recall_floor": 0.75,
-            "fid": None, "fid_floor": None,
-            "swd": {"96": 150.0, "mean": 150.0}, "swd_floor": {"96": 15.0, "mean": 15.0},
-            "swd_real_normalization": {"mean": None},
-            "swd_real_normalization_floor": {"mean": None},
-            "sharpness": psnr / 81, "sharpness_floor": 1.0, "diversity": 0.5,
-            "diversity_of_real": 0.25,
-        },
-        "cost": {
-            "device": "a device", "batch_size": 128, "seconds_per_epoch": 20.0,
-            "images_per_second": 160.0, "images_per_second_lower_quartile": 150.0,
-            "images_per_second_upper_quartile": 170.0, "peak_memory_mib": memory,
-            "images_per_second_double_batch": double,
-        },
-    }  # fmt: skip
+
+def _report(parameters: Parameters, direct: dict, dense: dict) -> str:
+    """The report without the blanks that align its tables."""
+    rows = comparison_rows(direct, dense, TRAIN_IMAGES)
+    return re.sub(" +", " ", comparison_markdown(parameters, rows, direct, dense))
 
 
 @pytest.fixture
 def direct() -> dict:
-    return _measured(5_109_440, 20.25, 1500.0, 176.0)
+    return example_metrics(5_109_440, 20.25, 1500.0, 176.0)
 
 
 @pytest.fixture
 def dense() -> dict:
-    return _measured(2_881_472, 20.125, 1470.0, None)
+    return example_metrics(2_881_472, 20.125, 1470.0, None)
 
 
 def test_differences_are_with_minus_without(direct: dict, dense: dict) -> None:
-    rows = {row["key"]: row for row in comparison_rows(direct, dense)}
+    rows = {row["key"]: row for row in comparison_rows(direct, dense, TRAIN_IMAGES)}
     assert rows["encoder.params"]["difference"] == -2_227_968
     assert rows["test.psnr"]["difference"] == -0.125
     assert rows["cost.peak_memory_mib"]["difference"] == -30
     assert rows["cost.images_per_second_double_batch"]["difference"] is None
+    # 3300 images are 25 whole batches of 128, at 160 images per second.
+    assert rows["cost.seconds_per_epoch"]["direct"] == 20
     read = csv.DictReader(io.StringIO(comparison_csv(list(rows.values()))))
     cells = {row["key"]: row for row in read}
     assert cells["encoder.params"]["direct"] == "5109440"
     assert cells["cost.images_per_second_double_batch"]["inter_dense"] == ""
 
 
-def test_claims_stand_beside_what_was_measured(
+def test_claims_stand_beside_what_wasexample_metrics(
     parameters: Parameters, direct: dict, dense: dict
 ) -> None:
-    report = comparison_markdown(parameters, comparison_rows(direct, dense), direct, dense)
-    assert "takes away 2,227,968 weights, by arithmetic 34 MiB" in report
-    assert "it saves up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
-    assert "it saves 30 MiB on a device" in report
-    assert "without the layer 1.10 times the images per second" in report
-    assert "with it not measured: the train split or the memory is too small" in report
+    report = _report(parameters, direct, dense)
+    assert "removes 2,227,968 weights" in report
+    assert "up to 485 units" in report  # 512 * 9216 / (9216 + 512 + 1) = 485.003
+    assert "on a device: 1,500 MiB without the layer, 1,470 MiB with it: it saves 30 MiB" in report
+    assert "20.0 s per epoch without the layer, 20.0 s with it (training steps alone)" in report
+    assert "| seconds per epoch (training steps alone) | 20.0 | 20.0 | +0.0 |" in report
+    assert "without the layer 1.10 times" in report
+    assert "with it not measured, because the train split or the memory is too small" in report
     assert "| test PSNR of reconstructions, dB | 20.25 | 20.12 | -0.12 |" in report
     assert "| test SSIM of reconstructions | 0.7500 | 0.7500 | +0.0000 |" in report
     assert "| test MS-SSIM of reconstructions | not measured | not measured |" in report
@@ -77,22 +63,37 @@ def test_claims_stand_beside_what_was_measured(
     assert "importance-weighted bound, bits per dimension | not measured | not measured" in report
     assert "| test KL of the largest latent unit, nats | 1.5000 |" in report
     assert "| Frechet distance of samples, attribute features | 3.500 | 3.500 | +0.000 |" in report
-    assert "| recall of fresh real images, attribute features | 0.750 |" in report
+    assert "| recall, real-data reference | 0.750 |" in report
     assert "| FID of samples, Keras' Inception | not measured | not measured |" in report
     assert "| sliced Wasserstein distance of samples | 150.0 | 150.0 | +0.0 |" in report
     assert "| sliced Wasserstein distance of samples, real normalisation | not measured |" in report
-    assert "| sharpness of samples over that of real images | 0.250 | 0.248 | -0.002 |" in report
+    assert "| sharpness of samples, relative to real images | 0.250 | 0.248 | -0.002 |" in report
     assert "| MS-SSIM between real images | 0.250 |" in report
     assert "| images per second at twice the batch | 176 | not measured | not measured |" in report
 
-    train = parameters.train.model_copy(update={"optimizer": "sgd"})
-    leaner = parameters.model_copy(update={"train": train})
-    report = comparison_markdown(leaner, comparison_rows(direct, dense), direct, dense)
-    assert "by arithmetic 25 MiB with gradients and what sgd keeps" in report  # three quarters
-
-    report = comparison_markdown(parameters, comparison_rows(dense, direct), dense, direct)
+    report = _report(parameters, dense, direct)
     assert "adds 2,227,968 weights" in report
     assert "it costs 30 MiB" in report
+
+
+def test_estimated_peaks_are_those_of_the_memory_report(
+    parameters: Parameters, direct: dict, dense: dict
+) -> None:
+    report = _report(parameters, direct, dense)
+    pattern = r"step at batch 32: ([\d.]+) MiB without .*?, ([\d.]+) MiB with .*? ([\d.]+) MiB\."
+    found = re.search(pattern, report)
+    assert found
+    # A weight and both moments of Adam are alive at the peak; its gradient is not.
+    assert float(found[3]) == pytest.approx(2_227_968 * 12 / 2**20, abs=0.1)
+    peaks = {row["variant"]: row["peak_mib"] for row in memory_rows(parameters)[:2]}
+    for text, variant in zip(found.groups(), VARIANTS, strict=False):
+        assert float(text) == pytest.approx(peaks[variant], abs=0.051)
+
+    train = parameters.train.model_copy(update={"optimizer": "sgd", "batch_size": 128})
+    leaner = parameters.model_copy(update={"train": train})
+    without, with_layer = (ledger(leaner.variant(variant)).peak for variant in VARIANTS)
+    saved = f"it saves {(without - with_layer) / 2**20:.1f} MiB"
+    assert saved in _report(leaner, direct, dense)
 
 
 def test_a_bar_in_a_parameter_ends_no_cell(
@@ -100,5 +101,5 @@ def test_a_bar_in_a_parameter_ends_no_cell(
 ) -> None:
     data = parameters.data.model_copy(update={"source": "faces|here"})
     parameters = parameters.model_copy(update={"data": data})
-    report = comparison_markdown(parameters, comparison_rows(direct, dense), direct, dense)
+    report = _report(parameters, direct, dense)
     assert r"| `data.source` | faces\|here |" in report

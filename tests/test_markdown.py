@@ -9,7 +9,7 @@ First line,
 second with `x < 1`.
 
 | | direct |
-| --- | ---: |
+| :--- | ---: |
 | **peak** | <script>alert("1")</script> |
 | a \\| b | ![tracker](https://example.org/1.png) |
 
@@ -37,6 +37,7 @@ def test_markdown_becomes_html_and_is_escaped() -> None:
         '<td class="right">&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;</td>'
     ) in body
     assert "<td>a | b</td>" in body
+    assert "style=" not in body
     assert rest == ("Rest", "<p>The end.</p>")
 
 

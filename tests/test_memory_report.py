@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from facevae.common.parameters import VARIANTS, Parameters
+from facevae.memory.capacity import break_even
 from facevae.memory.ledger import encoder_parameters, ledger
-from facevae.memory.report import break_even, memory_markdown
+from facevae.memory.report import memory_markdown
 from facevae.model.vae import VAE
 
 

@@ -11,15 +11,18 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
+from example_metrics import example_metrics
 from PIL import Image
 
-from facevae.common.files import rows_csv
 from facevae.common.parameters import VARIANTS, Parameters
+from facevae.common.tables import rows_csv
 from facevae.latent.codes import radius_rows, unit_rows, z_rows
+from facevae.memory.ledger import ledger
 from facevae.memory.report import memory_markdown, save_memory_by_batch, save_memory_by_inter_dense
 from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves
-from facevae.reports.page import CHARTS, STUDIES
+from facevae.reports.charts import CHARTS
 
+STUDIES = Path(__file__).resolve().parent.parent / "reports" / "studies"
 SOURCE = "data/<script>alert('1')</script> & more"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -45,7 +48,7 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, project: Path, parameters: Parameters) -> Path:
     """A folder with what the other stages leave."""
     folder = tmp_path_factory.mktemp("run")
     reports = folder / "reports"
@@ -75,42 +78,45 @@ def run(tmp_path_factory: pytest.TempPathFactory, parameters: Parameters) -> Pat
             (reports / variant / f"{name}.csv").write_text(rows_csv(rows), encoding="utf-8")
         for name in ("samples", "reconstructions", "interpolation", "attributes"):
             Image.new("RGB", (70, 50)).save(reports / variant / f"{name}.png")
-        metrics = {"encoder": {"params": 1234567 + number}, "test": {"images": 30}}
+        metrics = example_metrics(1234567 + number, 20.5, 900.0, None)
+        cost = metrics.pop("cost")
         (folder / "metrics" / f"{variant}.json").write_text(json.dumps(metrics))
+        (folder / "metrics" / f"{variant}_cost.json").write_text(json.dumps(cost))
+    (folder / "metrics" / "data.json").write_text(json.dumps({"images": {"train": 3300}}))
     figures = {"balanced_accuracy": 0.875, "accuracy": 0.9, "majority_accuracy": 0.75}
     told = {**figures, "attributes": {"Smiling": figures, "Bald": {**figures, "accuracy": None}}}
     (folder / "metrics" / "attributes.json").write_text(json.dumps(told))
-    (reports / "comparison.md").write_text(
-        f"# Compared\n\nFrom `{SOURCE}`.\n\n| | direct |\n| --- | ---: |\n| loss | 1.0 |\n\n"
-        f"## Parameters\n\n| key | value |\n| --- | --- |\n| `data.source` | {SOURCE} |\n"
-    )
     (reports / "memory.md").write_text(memory_markdown(parameters), encoding="utf-8")
     save_memory_by_batch(parameters, reports / "memory_by_batch.png")
     save_memory_by_inter_dense(parameters, reports / "memory_by_inter_dense.png")
-    (reports / "studies").mkdir()
-    for name, study in STUDIES.items():
-        (reports / "studies" / f"{name}.md").write_text(
-            f"# Which {name}?\n\nMeasured.\n\n| | x |\n| --- | ---: |\n| a | 0.25 |\n\n"
-            f"- Less is more.\n\n## The commands of {name}\n\n"
-            f"```console\ndvc exp run -S a=1   # {name}\n```\n"
-        )
-        for picture, _, _ in study.pictures:
-            Image.new("RGB", (80, 60)).save(reports / "studies" / f"{picture}.png")
     params = parameters.model_dump()
     params["data"]["source"] = SOURCE
     params["generate"]["attributes"] = ["Smiling", "<b>Bald</b>"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    assert _compare(project, folder).returncode == 0
     return folder
+
+
+def _run(
+    project: Path, stage: str, folder: Path, *arguments: str | Path
+) -> subprocess.CompletedProcess:
+    command: list[str | Path] = [
+        sys.executable, project / "stages" / f"{stage}.py", "--params", folder / "params.yaml",
+        "--metrics", folder / "metrics", *arguments,
+    ]  # fmt: skip
+    return subprocess.run(command, text=True, capture_output=True, check=False)
+
+
+def _compare(project: Path, folder: Path) -> subprocess.CompletedProcess:
+    report = folder / "reports" / "comparison"
+    outputs = ("--markdown", report.with_suffix(".md"), "--csv", report.with_suffix(".csv"))
+    return _run(project, "compare", folder, *outputs)
 
 
 def _stage(project: Path, folder: Path) -> subprocess.CompletedProcess:
     reports = folder / "reports"
-    command: list[str | Path] = [
-        sys.executable, project / "stages" / "page.py", "--params", folder / "params.yaml",
-        "--metrics", folder / "metrics", "--reports", reports, "--charts", reports / "charts",
-        "--html", reports / "index.html",
-    ]  # fmt: skip
-    return subprocess.run(command, text=True, capture_output=True, check=False)
+    outputs = ("--charts", reports / "charts", "--html", reports / "index.html")
+    return _run(project, "page", folder, "--reports", reports, *outputs)
 
 
 def _written(folder: Path) -> dict[str, bytes]:
@@ -139,32 +145,49 @@ def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: P
         with Image.open(page.parent / unquote(str(picture["src"]))) as image:
             assert (str(image.width), str(image.height)) == (picture["width"], picture["height"])
     anchors = {f"#{attributes['id']}" for _, attributes in reader.tags if "id" in attributes}
-    assert {attributes["href"] for tag, attributes in reader.tags if tag == "a"} == anchors
+    links = {str(attributes["href"]) for tag, attributes in reader.tags if tag == "a"}
+    assert {link for link in links if link.startswith("#")} == anchors
+    assert links - anchors == {f"studies/{path.name}" for path in STUDIES.glob("*.md")}
 
     # In the beginning, above the table and in the parameters.
-    apostrophe = "('|&#x27;)"
+    apostrophe = "('|&#39;)"
     escaped = rf"data/&lt;script&gt;alert\({apostrophe}1{apostrophe}\)&lt;/script&gt; &amp; more"
     assert len(re.findall(escaped, text)) == 3
     assert "1,234,567" in text
     assert "1,234,568" in text
-    assert '<td>loss</td>\n<td class="right">1.0</td>' in text
-    assert "two steps in z: Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
+    assert '<td>Encoder parameters</td>\n<td class="right">1,234,567</td>' in text
+    assert "Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
     cells = "".join(
         f'\n<td class="right">{figure}</td>' for figure in (0.875, "not measured", "0.750")
     )
     assert f"<td>Bald</td>{cells}" in text
 
 
-def test_page_shows_the_studies_and_that_they_are_not_of_this_run(project: Path, run: Path) -> None:
+def test_page_and_reports_agree_on_what_the_layer_saves(
+    project: Path, run: Path, parameters: Parameters
+) -> None:
     assert _stage(project, run).returncode == 0
-    text = (run / "reports" / "index.html").read_text(encoding="utf-8")
-    studies = text[text.index("<h2>Studies</h2>") :]
-    assert "not measured by this run" in studies
-    for name, study in STUDIES.items():
-        assert f"<h3>Which {name}?</h3>\n<p>Measured.</p>" in studies
-        assert f"<h4>The commands of {name}</h4>" in studies
-        assert f"dvc exp run -S a=1   # {name}\n</code></pre>" in studies
-        assert f"<code>make {study.target}</code>" in studies
+    peaks = [ledger(parameters.variant(variant)).peak / 2**20 for variant in VARIANTS]
+    saved = f"it saves {peaks[0] - peaks[1]:.1f} MiB"
+    for name in ("comparison.md", "index.html"):
+        text = (run / "reports" / name).read_text(encoding="utf-8")
+        assert re.findall(r"it saves [\d,.]+ MiB", text)[0] == saved
+    memory = (run / "reports" / "memory.md").read_text(encoding="utf-8")
+    (row,) = (line for line in memory.splitlines() if line.startswith("| **peak**"))
+    assert row.split()[3:6:2] == [f"{peak:.0f}" for peak in peaks]
+
+
+@pytest.mark.parametrize("name", ["data.json", "direct.json", "inter_dense_cost.json"])
+def test_compare_without_metrics_is_a_sentence(project: Path, run: Path, name: str) -> None:
+    path = run / "metrics" / name
+    content = path.read_bytes()
+    path.unlink()
+    try:
+        done = _compare(project, run)
+    finally:
+        path.write_bytes(content)
+    assert done.returncode == 2
+    assert done.stderr == f"{path}: is not there; write it first: dvc repro\n"
 
 
 def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
@@ -181,17 +204,6 @@ def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
     assert np.ptp(drawn) > 0.25 * len(pixels)  # over the height of its panel
 
 
-def test_page_studies_name_make_targets_and_are_listed(project: Path) -> None:
-    makefile = (project / "Makefile").read_text(encoding="utf-8")
-    pipeline = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
-    listed = {dep for dep in pipeline["stages"]["page"]["deps"] if "/studies/" in dep}
-    files = set()
-    for name, study in STUDIES.items():
-        assert re.search(rf"^{study.target}:", makefile, re.MULTILINE)
-        files |= {f"{name}.md", *(f"{picture}.png" for picture, _, _ in study.pictures)}
-    assert listed == {f"reports/studies/{file}" for file in files}
-
-
 def test_page_of_data_without_labels_says_so(project: Path, run: Path) -> None:
     path = run / "metrics" / "attributes.json"
     content = path.read_bytes()
@@ -206,17 +218,8 @@ def test_page_of_data_without_labels_says_so(project: Path, run: Path) -> None:
     assert "The data has no labels, so there is no attribute to add." in text
 
 
-@pytest.mark.parametrize(
-    ("report", "writer"),
-    [
-        ("direct/radii.csv", "dvc repro"),
-        ("studies/defaults.md", "make bench-defaults"),
-        ("studies/kl_weights_z.png", "make kl-weights"),
-    ],
-)
-def test_page_without_a_report_is_a_sentence(
-    project: Path, run: Path, report: str, writer: str
-) -> None:
+@pytest.mark.parametrize("report", ["direct/radii.csv", "direct/samples.png", "memory.md"])
+def test_page_without_a_report_is_a_sentence(project: Path, run: Path, report: str) -> None:
     path = run / "reports" / report
     content = path.read_bytes()
     path.unlink()
@@ -225,7 +228,7 @@ def test_page_without_a_report_is_a_sentence(
     finally:
         path.write_bytes(content)
     assert done.returncode == 2
-    assert done.stderr == f"{path}: is not there; write it first: {writer}\n"
+    assert done.stderr == f"{path}: is not there; write it first: dvc repro\n"
 
 
 def test_page_needs_no_tensorflow(project: Path) -> None:

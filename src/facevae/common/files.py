@@ -1,13 +1,11 @@
-"""Files that are either whole or not there, and rows as CSV."""
+"""Files that are either whole or not there."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +80,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def rows_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """The rows below a line with the columns' names.
-
-    Args:
-        rows: at least one; None becomes an empty cell.
-        columns: those to write, in this order; None: all of the first row, and no row has others.
-    """
-    text = io.StringIO()
-    names = columns or list(rows[0])
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: row[name] for name in names} if columns else row for row in rows)
-    return text.getvalue()

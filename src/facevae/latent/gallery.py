@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from facevae.common.errors import UserError
-from facevae.common.files import rows_csv, write_text
+from facevae.common.files import write_text
 from facevae.common.parameters import Generate
+from facevae.common.tables import rows_csv
 from facevae.latent.codes import (
     attribute_directions,
     encode_dataset,

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import Parameters
-from facevae.memory.ledger import Ledger
+from facevae.memory.ledger import Ledger, ledger
 
 MIB = 2**20
 
@@ -76,6 +76,19 @@ def whole_batch(parameters: Parameters, batch_size: int) -> int:
     """The batch size, or the next one that `train.accumulation_steps` divides."""
     steps = parameters.train.accumulation_steps
     return -(-batch_size // steps) * steps
+
+
+def break_even(parameters: Parameters) -> int:
+    """Units of the extra Dense layer up to which it takes weights away; 0 if it never does."""
+
+    def weights(units: int) -> int:
+        encoder = {"encoder.inter_dense": units}
+        return ledger(parameters.with_changes(encoder).variant("inter_dense")).weights
+
+    without = ledger(parameters.variant("direct")).weights
+    # Each unit adds the same number of weights.
+    first, each = weights(1), weights(2) - weights(1)
+    return max(0, -((first - without) // each))
 
 
 def peak_breakdown(account: Ledger) -> dict[str, int]:

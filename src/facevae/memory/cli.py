@@ -6,6 +6,8 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from tabulate import tabulate
+
 from facevae.common.errors import UserError
 from facevae.common.parameters import VARIANTS, Parameters, load_parameters
 from facevae.memory.capacity import (
@@ -29,14 +31,16 @@ _BATCH_SIZES = (16, 32, 64, 128, 256, 512)
 _WIDTH = 92
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [f"{text:>{width}}" for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([f"  {first:<{widths[0]}}", *cells]))
-    return lines
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as text, the first column to the left and the others to the right."""
+    table = tabulate(
+        rows,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["left", *["right"] * (len(rows[0]) - 1)],
+        preserve_whitespace=True,  # in the place of a star
+    )
+    return textwrap.indent(table, "  ")
 
 
 def report(parameters: Parameters, card: int, batch_size: int) -> str:
@@ -81,10 +85,10 @@ def report(parameters: Parameters, card: int, batch_size: int) -> str:
             *_margin(card, capacity),
             "",
             "Peak of a training step, MiB; * does not fit:",
-            *_table(peaks),
+            _table(peaks),
             "",
             f"At the peak of batch {batch_size}, MiB (gradients come as activations go):",
-            *_table(places),
+            _table(places),
             "",
             *_advice(parameters, wanted, ledgers, largest, capacity),
         ]

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from facevae.common.parameters import VARIANTS, Parameters
+from facevae.common.tables import markdown_table
 from facevae.memory.capacity import (
     MIB,
+    break_even,
     card_name,
     mib,
     peak_breakdown,
@@ -54,19 +56,6 @@ def memory_rows(parameters: Parameters) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def break_even(parameters: Parameters) -> int:
-    """Units of the extra Dense layer up to which it takes weights away; 0 if it never does."""
-
-    def weights(units: int) -> int:
-        encoder = {"encoder.inter_dense": units}
-        return ledger(parameters.with_changes(encoder).variant("inter_dense")).weights
-
-    without = ledger(parameters.variant("direct")).weights
-    # Each unit adds the same number of weights.
-    first, each = weights(1), weights(2) - weights(1)
-    return max(0, -((first - without) // each))
 
 
 def _encoder_millions(parameters: Parameters, variant: str) -> float:
@@ -126,8 +115,9 @@ def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
 
 def _table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Markdown of a heading and rows; columns but those in `left` go to the right."""
-    rule = ["---" if column in left else "---:" for column in range(len(rows[0]))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+    headers, *body = rows
+    align = ["left" if n in left else "right" for n in range(len(headers))]
+    return markdown_table(body, headers, align)
 
 
 def _places(parameters: Parameters, source: Parameters) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Charts as PNG files, the same bytes for the same numbers."""
+"""What charts share: figures, colours, curves, and PNG files, the same bytes for the same data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,28 +15,32 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from facevae.common.files import atomic_write
 
 # Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/).
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
-_LINE, _LEVEL, _MARK = "#0072B2", "#D55E00", "#333333"
-# What is drawn over each other, and what it is measured by.
-FIRST, SECOND, REFERENCE = "#0072B2", "#D55E00", "#333333"
-_LEVEL_LINE: dict[str, Any] = {"color": _MARK, "linewidth": 1, "linestyle": "--"}
+COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
+# Two things that are compared, and what both are measured by.
+FIRST, SECOND, REFERENCE = COLOURS[0], COLOURS[4], "#333333"
+
+_LEVEL_LINE: dict[str, Any] = {"color": REFERENCE, "linewidth": 1, "linestyle": "--"}
+_GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """A figure 8 inches wide and `height` inches high, at 150 pixels per inch."""
     figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, the same bytes for the same figure."""
     with atomic_write(path) as temporary:
         # Matplotlib's own entry names its version.
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Show horizontal grid lines behind what is drawn, and numbers in full on the y axis."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", **_GRID)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
@@ -63,7 +67,7 @@ def save_stacked_bars(
         levels: horizontal lines by name, drawn where they are within the bars' heights.
         level: what the lines stand for.
     """
-    figure = _figure(5)
+    figure = new_figure(5)
     figure.suptitle(title, fontsize=12)
     half = len(groups) // 2
     for axes, part in zip(figure.subplots(1, 2), (slice(0, half), slice(half, None)), strict=True):
@@ -76,7 +80,7 @@ def save_stacked_bars(
     handles.append(Line2D([], [], **_LEVEL_LINE))
     labels.append(level)
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _bars(
@@ -93,7 +97,7 @@ def _bars(
         for number, (bar, parts) in enumerate(group.items()):
             place = position + (number - (len(group) - 1) / 2) * (width + 0.04)
             bottom = 0.0
-            for (part, value), colour in zip(parts.items(), _COLOURS, strict=True):
+            for (part, value), colour in zip(parts.items(), COLOURS, strict=True):
                 first = not places
                 axes.bar(place, value, width, bottom, color=colour, label=part if first else None)
                 bottom += value
@@ -113,13 +117,13 @@ def _bars(
     for name, value in levels.items():
         if value < 1.1 * highest:
             axes.axhline(value, **_LEVEL_LINE)
-            axes.text(-0.48, value, name, ha="left", va="bottom", fontsize=8, color=_MARK)
+            axes.text(-0.48, value, name, ha="left", va="bottom", fontsize=8, color=REFERENCE)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_xticks(places, labels, rotation=90, fontsize=8, minor=True)
     axes.set_xticks(range(len(groups)), names)
     axes.tick_params(axis="x", which="both", length=0)
     axes.tick_params(axis="x", which="major", pad=58)  # below the bars' own names
-    _tidy(axes)
+    tidy(axes)
 
 
 def save_lines_and_levels(
@@ -141,23 +145,23 @@ def save_lines_and_levels(
             ends of `x`.
         line, level: what the line and the constant are called.
     """
-    figure = _figure(6)
+    figure = new_figure(6)
     figure.suptitle(title, fontsize=12)
     position, words = mark
     for axes, (label, (values, constant)) in zip(
         figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
     ):
-        axes.plot(x, values, color=_LINE, linewidth=2, label=line)
-        axes.axhline(constant, color=_LEVEL, linewidth=2, linestyle="--", label=level)
+        axes.plot(x, values, color=SECOND, linewidth=2, label=line)
+        axes.axhline(constant, color=FIRST, linewidth=2, linestyle="--", label=level)
         if x[0] <= position <= x[-1]:
-            axes.axvline(position, color=_MARK, linewidth=1, linestyle=":", label=words)
+            axes.axvline(position, color=REFERENCE, linewidth=1, linestyle=":", label=words)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
-        _tidy(axes)
+        tidy(axes)
     figure.axes[0].legend(loc="lower right", frameon=False, fontsize=9)
     figure.axes[-1].set_xlabel(x_label)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_labelled_points(
@@ -174,13 +178,13 @@ def save_labelled_points(
             whose mean is the point, and whose range a line.
         highlighted: the point to set off from the others.
     """
-    figure = _figure(6.5)
+    figure = new_figure(6.5)
     figure.suptitle(title, fontsize=12)
     axes_of = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
     for axes, ((x_label, y_label), points) in zip(axes_of, panels.items(), strict=True):
         for name, (x, values) in points.items():
             y, other = np.mean(values), name == highlighted
-            colour = _LEVEL if other else _LINE
+            colour = SECOND if other else FIRST
             axes.plot([x, x], [min(values), max(values)], color=colour, linewidth=1)
             axes.plot(x, y, "D" if other else "o", color=colour)
             axes.annotate(name, (x, y), (4, 4), textcoords="offset points", fontsize=8)
@@ -188,9 +192,9 @@ def save_labelled_points(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.grid(**_GRID)
         axes.set_axisbelow(True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,8 @@ class Curve:
     steps: bool = False
 
 
-def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
+def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Draw curves over each other, with whole numbers along the x axis."""
     for curve in curves:
         axes.plot(
             curve.x,
@@ -219,7 +224,7 @@ def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
         )
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
-    _tidy(axes)
+    tidy(axes)
 
 
 def save_curves(
@@ -230,68 +235,15 @@ def save_curves(
     Args:
         panels: curves by the label of the y axis; those of the first are named in a legend.
     """
-    figure = _figure(1.4 + 2.3 * len(panels) if len(panels) > 1 else 4)
+    figure = new_figure(1.4 + 2.3 * len(panels) if len(panels) > 1 else 4)
     figure.suptitle(title, fontsize=12)
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(rows, panels.items(), strict=True):
-        _draw(axes, curves)
+        draw_curves(axes, curves)
         axes.set_ylabel(label)
         # The loss of a Gaussian Decoder is a density's, and falls below 0.
         if all(np.min(curve.values) >= 0 for curve in curves):
             axes.set_ylim(bottom=0)
     rows[0].legend(frameon=False, fontsize=9)
     rows[-1].set_xlabel(x_label)
-    _save(figure, path)
-
-
-def save_histograms(
-    curves: Sequence[Curve],
-    maps: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    path: Path,
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    row_label: str,
-) -> None:
-    """Write histograms over each other, and below them maps of many histograms, as a PNG file.
-
-    Args:
-        maps: by name, the middles of the bins and the densities (histograms, bins), drawn from the
-            top down.
-        y_label, row_label: what the curves show, and what is a row of a map.
-    """
-    figure = _figure(7)
-    figure.suptitle(title, fontsize=12)
-    above, *below = figure.subplot_mosaic(
-        [["curves"] * len(maps), [f"map {name}" for name in maps]]
-    ).values()
-    _draw(above, curves)
-    above.set_ylabel(y_label)
-    above.set_ylim(bottom=0)
-    above.set_xlabel(x_label)
-    above.legend(frameon=False, fontsize=9)
-    extent = max(abs(x[0]) for x, _ in maps.values())
-    # One scale for all, which a few units that do nothing must not stretch.
-    brightest = max(float(np.quantile(densities, 0.995)) for _, densities in maps.values())
-    for axes, (name, (x, densities)) in zip(below, maps.items(), strict=True):
-        # Columns of one width about the bins' middles, rows about 1, 2 and so on.
-        half = (x[1] - x[0]) / 2
-        count = len(densities)
-        image = axes.imshow(
-            densities,
-            cmap="cividis",
-            aspect="auto",
-            interpolation="nearest",
-            vmin=0,
-            vmax=brightest,
-            extent=(x[0] - half, x[-1] + half, count + 0.5, 0.5),
-        )
-        axes.set_xlim(-extent, extent)
-        axes.set_facecolor(image.cmap(0.0))  # nothing lies beyond the bins
-        axes.set_title(name, fontsize=10)
-        axes.set_xlabel(x_label)
-        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    below[0].set_ylabel(row_label)
-    figure.colorbar(image, ax=below, label=y_label, extend="max")
-    _save(figure, path)
+    save_figure(figure, path)

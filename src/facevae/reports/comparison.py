@@ -1,19 +1,18 @@
-"""With and without the extra Dense layer, side by side, and the source's claims beside them.
+"""Both variants side by side, and the claims of a blog post beside what this run measured.
 
-The source: "Variational Autoencoder with Tensorflow - XII - save some VRAM by an extra Dense layer
+The post: "Variational Autoencoder with Tensorflow - XII - save some VRAM by an extra Dense layer
 in the Encoder" (2022), summarised here in our words.
 """
 
-import math
+import json
 from typing import Any
 
-from facevae.common.files import rows_csv
-from facevae.common.parameters import Parameters
+from facevae.common.parameters import VARIANTS, Parameters
+from facevae.common.tables import markdown_table, rows_csv
+from facevae.memory.capacity import MIB, break_even
+from facevae.memory.ledger import ledger
 
 Measured = dict[str, Any]
-
-# Bytes of training memory a weight takes: itself, its gradient and the optimizer's slots, float32.
-_BYTES_PER_WEIGHT = {"adam": 16, "sgd": 12, "adafactor": 8}
 
 _QUANTITIES = (
     ("Encoder parameters", "encoder.params", "{:,.0f}"),
@@ -29,7 +28,7 @@ _QUANTITIES = (
     ("test KL of the smallest latent unit, nats", "test.kl_per_unit.smallest", "{:,.4f}"),
     ("test KL of the median latent unit, nats", "test.kl_per_unit.median", "{:,.4f}"),
     ("test KL of the largest latent unit, nats", "test.kl_per_unit.largest", "{:,.4f}"),
-    ("sigma of the Decoder, of pixel values in [0, 1]", "test.sigma", "{:,.4f}"),
+    ("sigma of the Decoder, for pixel values in [0, 1]", "test.sigma", "{:,.4f}"),
     ("test ELBO, bits per dimension", "test.elbo_bits_per_dimension", "{:,.4f}"),
     (
         "test importance-weighted bound, bits per dimension",
@@ -42,37 +41,37 @@ _QUANTITIES = (
         "{:,.3f}",
     ),
     (
-        "Frechet distance of fresh real images, attribute features",
+        "Frechet distance, real-data reference",
         "samples.frechet_distance_floor",
         "{:,.3f}",
     ),
     ("precision of samples, attribute features", "samples.precision", "{:,.3f}"),
-    ("precision of fresh real images, attribute features", "samples.precision_floor", "{:,.3f}"),
+    ("precision, real-data reference", "samples.precision_floor", "{:,.3f}"),
     ("recall of samples, attribute features", "samples.recall", "{:,.3f}"),
-    ("recall of fresh real images, attribute features", "samples.recall_floor", "{:,.3f}"),
+    ("recall, real-data reference", "samples.recall_floor", "{:,.3f}"),
     ("FID of samples, Keras' Inception", "samples.fid", "{:,.2f}"),
-    ("FID of fresh real images, Keras' Inception", "samples.fid_floor", "{:,.2f}"),
+    ("FID, real-data reference", "samples.fid_floor", "{:,.2f}"),
     ("sliced Wasserstein distance of samples", "samples.swd.mean", "{:,.1f}"),
-    ("sliced Wasserstein distance of fresh real images", "samples.swd_floor.mean", "{:,.1f}"),
+    ("sliced Wasserstein distance, real-data reference", "samples.swd_floor.mean", "{:,.1f}"),
     (
         "sliced Wasserstein distance of samples, real normalisation",
         "samples.swd_real_normalization.mean",
         "{:,.1f}",
     ),
     (
-        "sliced Wasserstein distance of fresh real images, real normalisation",
+        "sliced Wasserstein distance, real normalisation, real-data reference",
         "samples.swd_real_normalization_floor.mean",
         "{:,.1f}",
     ),
-    ("sharpness of samples over that of real images", "samples.sharpness", "{:,.3f}"),
+    ("sharpness of samples, relative to real images", "samples.sharpness", "{:,.3f}"),
     (
-        "sharpness of fresh real images over that of real images",
+        "sharpness, real-data reference",
         "samples.sharpness_floor",
         "{:,.3f}",
     ),
     ("MS-SSIM between samples", "samples.diversity", "{:,.3f}"),
     ("MS-SSIM between real images", "samples.diversity_of_real", "{:,.3f}"),
-    ("seconds per epoch", "cost.seconds_per_epoch", "{:,.1f}"),
+    ("seconds per epoch (training steps alone)", "cost.seconds_per_epoch", "{:,.1f}"),
     ("images per second", "cost.images_per_second", "{:,.0f}"),
     ("images per second at twice the batch", "cost.images_per_second_double_batch", "{:,.0f}"),
     ("peak memory of training, MiB", "cost.peak_memory_mib", "{:,.0f}"),
@@ -86,12 +85,24 @@ def _look_up(measured: Measured, key: str) -> float | None:
     return value
 
 
-def comparison_rows(direct: Measured, inter_dense: Measured) -> list[dict[str, Any]]:
+def _with_epoch(measured: Measured, train_images: int) -> Measured:
+    """The metrics with `seconds_per_epoch` in "cost": what an epoch's whole batches take."""
+    cost = measured["cost"]
+    images = train_images // cost["batch_size"] * cost["batch_size"]
+    seconds = round(images / cost["images_per_second"], 3)
+    return {**measured, "cost": {**cost, "seconds_per_epoch": seconds}}
+
+
+def comparison_rows(
+    direct: Measured, inter_dense: Measured, train_images: int
+) -> list[dict[str, Any]]:
     """One row per quantity: its name, its key, both variants' values and inter_dense - direct.
 
     Args:
         direct, inter_dense: metrics of a variant, with its cost under "cost".
+        train_images: how many images the train split has.
     """
+    direct, inter_dense = (_with_epoch(each, train_images) for each in (direct, inter_dense))
     rows = []
     for name, key, form in _QUANTITIES:
         without, with_layer = _look_up(direct, key), _look_up(inter_dense, key)
@@ -111,22 +122,31 @@ def comparison_rows(direct: Measured, inter_dense: Measured) -> list[dict[str, A
 
 
 def comparison_csv(rows: list[dict[str, Any]]) -> str:
-    """The rows as CSV, unknown values empty."""
+    """The rows as CSV; a value that was not measured is empty."""
     columns = ("key", "quantity", "direct", "inter_dense", "difference")
     return rows_csv(rows, columns)
 
 
-def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[tuple[str, str]]:
+def _claims(
+    parameters: Parameters, rows: list[dict[str, Any]], direct: Measured, dense: Measured
+) -> list[tuple[str, str]]:
     encoder = parameters.encoder
     before, after = direct["cost"], dense["cost"]
     removed = direct["encoder"]["params"] - dense["encoder"]["params"]
-    verb = "takes away" if removed >= 0 else "adds"
-    weights = abs(removed) * _BYTES_PER_WEIGHT[parameters.train.optimizer] / 2**20
+    verb = "removes" if removed >= 0 else "adds"
     flattened, latent = direct["encoder"]["flattened"], encoder.latent_size
-    break_even = math.ceil(2 * latent * flattened / (flattened + 2 * latent + 1)) - 1
-    memory = before["peak_memory_mib"] - after["peak_memory_mib"]
-    memory_verb = "saves" if memory >= 0 else "costs"
     batch = before["batch_size"]
+    (seconds,) = (row for row in rows if row["key"] == "cost.seconds_per_epoch")
+
+    estimated = [ledger(parameters.variant(variant)).peak / MIB for variant in VARIANTS]
+    measured = [cost["peak_memory_mib"] for cost in (before, after)]
+
+    def peaks(without: float, with_layer: float, *, form: str) -> str:
+        saved = without - with_layer
+        return (
+            f"{without:{form}} MiB without the layer, {with_layer:{form}} MiB with it: it "
+            f"{'saves' if saved >= 0 else 'costs'} {abs(saved):{form}} MiB"
+        )
 
     def speed(cost: Measured) -> str:
         low, high = (cost[f"images_per_second_{side}_quartile"] for side in ("lower", "upper"))
@@ -139,56 +159,57 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
     def gain(cost: Measured) -> str:
         double = cost["images_per_second_double_batch"]
         if double is None:
-            return "not measured: the train split or the memory is too small"
-        return f"{double / cost['images_per_second']:.2f} times the images per second"
+            return "not measured, because the train split or the memory is too small"
+        return f"{double / cost['images_per_second']:.2f} times"
 
     return [
         (
-            "1. The extra Dense layer cuts the Encoder's parameters (latent 256: 5.11 million "
-            "without, 2.88 with 256 units, 4.13 with 384), and so saves VRAM.",
-            f"{direct['encoder']['params']:,} without, {dense['encoder']['params']:,} with "
-            f"{encoder.inter_dense} units at latent {latent}: the layer {verb} {abs(removed):,} "
-            f"weights, by arithmetic {weights:.0f} MiB with gradients and what "
-            f"{parameters.train.optimizer} keeps (it saves up to {break_even} units). Peak memory "
-            f"{before['peak_memory_mib']:,.0f} MiB without, "
-            f"{after['peak_memory_mib']:,.0f} MiB with it: it {memory_verb} {abs(memory):,.0f} MiB "
-            f"on {after['device']}.",
+            "1. An extra Dense layer reduces the Encoder's parameters (latent size 256: 5.11 "
+            "million without it, 2.88 with 256 units, 4.13 with 384), and so saves VRAM.",
+            f"{direct['encoder']['params']:,} parameters without the layer, "
+            f"{dense['encoder']['params']:,} with {encoder.inter_dense:,} units at latent size "
+            f"{latent:,}: the layer {verb} {abs(removed):,} weights (it removes weights up to "
+            f"{break_even(parameters):,} units). Estimated peak of a training step at batch "
+            f"{parameters.train.batch_size:,}: {peaks(*estimated, form=',.1f')}. Measured peak "
+            f"memory of training on {after['device']}: {peaks(*measured, form=',.0f')}.",
         ),
         (
-            "2. It saves no time per epoch (about 120 s for 170,000 images at batch 128 on a GTX "
-            "960 either way).",
-            f"{before['seconds_per_epoch']:.1f} s an epoch without, "
-            f"{after['seconds_per_epoch']:.1f} s with it. Images/s at batch {batch}, with the "
-            f"quartiles over a few steps: {speed(before)} without, {speed(after)} with it. The two "
-            f"were measured one after the other: a difference within the quartiles says nothing.",
+            "2. The layer saves no time: about 120 s per epoch of 170,000 images at batch 128 on "
+            "a GTX 960, with and without it.",
+            f"{seconds['direct']:.1f} s per epoch without the layer, "
+            f"{seconds['inter_dense']:.1f} s with it (training steps alone). Images per second at "
+            f"batch {batch:,}, with the quartiles over a few steps: {speed(before)} without, "
+            f"{speed(after)} with it. The variants were measured one after the other, so a "
+            f"difference within the quartiles means nothing.",
         ),
         (
-            "3. Batch 256 is hardly faster than 128.",
-            f"Batch {2 * batch} against {batch}: without the layer {gain(before)}, "
-            f"with it {gain(after)}.",
+            "3. Batch 256 is hardly faster than batch 128.",
+            f"Images per second at batch {2 * batch:,} over those at batch {batch:,}: without the "
+            f"layer {gain(before)}, with it {gain(after)}.",
         ),
         (
-            "4. Images from random z-points look no worse (judged by eye).",
-            f"By eye: reports/direct/samples.png beside reports/inter_dense/samples.png, both from "
-            f"the same points of N(0, I), carried to each variant's own prior where one is fitted. "
-            f"In numbers, one training each: held-out reconstructions "
-            f"{direct['test']['psnr']:.2f} dB without, {dense['test']['psnr']:.2f} dB with it; "
-            f"Frechet distance of samples to real images {distance(direct)} without, "
-            f"{distance(dense)} with it. Over three seeds, with intervals: "
-            f"reports/studies/inter_dense.md.",
+            "4. Images from random latent codes look no worse (judged by eye).",
+            f"By eye: compare reports/direct/samples.png with reports/inter_dense/samples.png. "
+            f"Both come from the same draws of N(0, I), transformed to each variant's own prior "
+            f"if one is fitted. In numbers, from one training each: PSNR of held-out "
+            f"reconstructions {direct['test']['psnr']:.2f} dB without the layer, "
+            f"{dense['test']['psnr']:.2f} dB with it; Frechet distance of samples to real images "
+            f"{distance(direct)} without, {distance(dense)} with it. Three seeds, with confidence "
+            f"intervals: reports/studies/inter_dense.md.",
         ),
         (
-            "5. Three conv layers at stride 2 instead of four multiply the flattened layer by 4; "
-            "fewer layers want higher strides.",
+            "5. Three conv layers of stride 2 instead of four enlarge the flattened layer by a "
+            "factor of 4; fewer layers need larger strides.",
             f"This run: {len(encoder.filters)} layers with strides "
             f"{' '.join(map(str, encoder.strides))} flatten to {flattened:,} units. Other depths "
-            f"are one `dvc exp run` away and were not part of this run.",
+            f"were not part of it; `dvc exp run` trains them.",
         ),
         (
-            "6. Announced: a VAE with a tiny KL loss against the plain autoencoder.",
-            f"Not part of this run, whose KL weight is {parameters.loss.kl_weight:g}, with "
-            f"{direct['test']['active_units']} and {dense['test']['active_units']} of {latent} "
-            f"latent units active. Measured in reports/studies/kl_weights.md.",
+            "6. Announced for later: a VAE with a tiny KL loss beside a plain autoencoder.",
+            f"Not part of this run: its KL weight is {parameters.loss.kl_weight:g}, and "
+            f"{direct['test']['active_units']} (direct) and {dense['test']['active_units']} "
+            f"(inter_dense) of {latent:,} latent units are active. Measured in "
+            f"reports/studies/kl_weights.md.",
         ),
     ]
 
@@ -196,7 +217,7 @@ def _claims(parameters: Parameters, direct: Measured, dense: Measured) -> list[t
 def comparison_markdown(
     parameters: Parameters, rows: list[dict[str, Any]], direct: Measured, inter_dense: Measured
 ) -> str:
-    """The whole report."""
+    """The whole report: the rows, the claims and the parameters."""
 
     def show(row: dict[str, Any], column: str) -> str:
         value = row[column]
@@ -205,43 +226,51 @@ def comparison_markdown(
         form = row["form"].replace("{:", "{:+") if column == "difference" else row["form"]
         return form.format(value)
 
-    table = "\n".join(
-        f"| {row['quantity']} | {show(row, 'direct')} | {show(row, 'inter_dense')} "
-        f"| {show(row, 'difference')} |"
-        for row in rows
+    columns = ("direct", "inter_dense", "difference")
+    table = markdown_table(
+        [[row["quantity"], *(show(row, column) for column in columns)] for row in rows],
+        ["", *columns],
     )
-    claims = "\n".join(
-        f"| {claim} | {found} |" for claim, found in _claims(parameters, direct, inter_dense)
+    claims = markdown_table(
+        _claims(parameters, rows, direct, inter_dense),
+        ["the post (2022)", "this run"],
+        ["left", "left"],
     )
-    settings = "\n".join(
-        # A bare | would end the cell.
-        "| `{}` | {} |".format(key, str(value).replace("|", r"\|"))
-        for key, value in _flat(parameters)
+    settings = markdown_table(
+        [[f"`{key}`", _as_yaml(value)] for key, value in _flat(parameters)],
+        ["key", "value"],
+        ["left", "left"],
     )
     devices = dict.fromkeys((direct["cost"]["device"], inter_dense["cost"]["device"]))
     return f"""\
 # An extra Dense layer in the Encoder: with and without
 
-`direct` has none; `inter_dense` has {parameters.encoder.inter_dense} units between Flatten and the
-mu / log_var heads. {direct["test"]["images"]:,} test images from `{parameters.data.source}`, one
-training each (seed {parameters.train.seed}), on {" and ".join(devices)}.
+`direct` has no extra layer. `inter_dense` has one, of {parameters.encoder.inter_dense:,} units
+between Flatten and the mu and log_var heads. Measured on {direct["test"]["images"]:,} test images
+of `{parameters.data.source}`, one training each (seed {parameters.train.seed}), on \
+{" and ".join(devices)}.
 
-| | direct | inter_dense | difference |
-| --- | ---: | ---: | ---: |
+A real-data reference is the metric of the same name for real images of the train split in place of
+samples. Frechet distance, precision and recall are computed on the features of the attribute
+classifier.
+
 {table}
 
-## The source's claims, and what this run measured
+## The post's claims, and what this run measured
 
-| the source (2022) | this run |
-| --- | --- |
+The post: "Variational Autoencoder with Tensorflow - XII - save some VRAM by an extra Dense layer in
+the Encoder" (2022). Its claims in our words:
+
 {claims}
 
 ## Parameters of this run
 
-| key | value |
-| --- | --- |
 {settings}
 """
+
+
+def _as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flat(parameters: Parameters) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from markupsafe import Markup
 
 # As on GitHub, but that HTML within it is text, and nothing is loaded.
 _READER = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
@@ -12,26 +13,25 @@ _READER.add_render_rule("table_open", lambda *_: '<div class="table" tabindex="0
 _READER.add_render_rule("table_close", lambda *_: "</table></div>\n")
 
 
-def markdown_sections(text: str) -> list[tuple[str, str]]:
-    """A report, cut at its headings of whatever level: of each, the title and what is below it.
-
-    The report begins with a heading. HTML within it is escaped.
+def markdown_sections(text: str) -> list[tuple[Markup, Markup]]:
+    """The sections of a Markdown text that begins with a heading. HTML in the text is escaped.
 
     Returns:
-        Titles and bodies as HTML.
+        For each heading of whatever level, its title and what stands below it, as HTML.
     """
-    sections: list[tuple[str, list[Token]]] = []
+    sections: list[tuple[Markup, list[Token]]] = []
     tokens = iter(_READER.parse(text))
     for token in tokens:
         if token.type == "heading_open":
             sections.append((_html([next(tokens)]), []))
             next(tokens)  # which closes the heading
         else:
-            if token.attrGet("style") == "text-align:right":
-                token.attrs = {"class": "right"}
+            style = token.attrs.pop("style", None)
+            if style == "text-align:right":
+                token.attrSet("class", "right")
             sections[-1][1].append(token)
     return [(title, _html(body).strip()) for title, body in sections]
 
 
-def _html(tokens: Sequence[Token]) -> str:
-    return _READER.renderer.render(tokens, _READER.options, {})
+def _html(tokens: Sequence[Token]) -> Markup:
+    return Markup(_READER.renderer.render(tokens, _READER.options, {}))
