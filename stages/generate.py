@@ -46,7 +46,7 @@ def main() -> None:
     from facevae.latent.priors import load_prior
     from facevae.model.saving import load_model
     from facevae.plotting.grids import save_grid
-    from facevae.shards.batches import Shards, images
+    from facevae.shards.batches import Shards, images, load_images
 
     enable_determinism(settings.seed)
     vae = load_model(options.model)
@@ -75,7 +75,7 @@ def main() -> None:
                 f"training images looked at have {name}, so it has no direction; leave it out"
             )
     with shards:
-        held_out = next(iter(images(shards, "test", needed))).numpy()
+        held_out = load_images(shards, "test", needed)
         mu, log_var = encode_dataset(vae, images(shards, "test", _BATCH_SIZE))
         directions = np.zeros((1, vae.latent_size), np.float32)  # the reconstruction's
         if names:

@@ -28,7 +28,7 @@ from facevae.evaluation.feature_metrics import frechet_distance, precision_and_r
 from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards, load_images
 
 ALL = {"train": None, "validation": None, "test": None}
 
@@ -64,7 +64,7 @@ def network(labelled: Shards) -> AttributeClassifier:
 @pytest.fixture(scope="module")
 def faces(labelled: Shards) -> np.ndarray:
     """The train split, (320, 32, 32, 3)."""
-    return np.concatenate(list(images(labelled, "train", 320)))
+    return load_images(labelled, "train")
 
 
 def test_attribute_network_tells_what_can_be_seen(
@@ -112,7 +112,7 @@ def test_attribute_features_are_what_the_last_layer_sees(
     save_classifier(network, labelled.attributes, tmp_path)
     loaded = load_classifier(tmp_path)
     assert loaded is not None
-    pictures = np.concatenate(list(images(labelled, "validation", 40)))
+    pictures = load_images(labelled, "validation")
     found = features(loaded, pictures)
     assert found.shape == (40, FEATURES)
     kernel, bias = network.classifier.get_weights()
@@ -220,7 +220,7 @@ def test_attributes_picture_has_a_column_each(
         with Image.open(tmp_path / "attributes.png") as picture:
             assert picture.width == 2 + 18 * columns
             below = np.asarray(picture)[-2 * 18 - 2 :]
-        first = next(iter(images(Shards(folder), "test", 2))).numpy()
+        first = load_images(Shards(folder), "test", 2)
         shown = np.stack([below[2:18, 2:18], below[20:36, 2:18]])
         np.testing.assert_array_equal(shown, np.round(first * 255).astype(np.uint8))
 

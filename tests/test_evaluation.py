@@ -26,7 +26,7 @@ from facevae.latent.generation import (
 from facevae.latent.priors import normal_prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import image_grid, save_grid
-from facevae.shards.batches import Shards, images, noise
+from facevae.shards.batches import Shards, load_images, noise
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_active_units_counts_what_varies() -> None:
 
 def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     got = evaluate(vae, Shards(shards), batch_size=4)
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))
+    test = load_images(Shards(shards), "test")
     mu, log_var = (np.asarray(x, np.float64) for x in vae.encoder(test))
     decoded = np.asarray(vae.decoder(mu))
     kl = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).sum(1).mean()
@@ -91,8 +91,7 @@ def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
     got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     found = got["samples"]
-    real, fresh = (next(iter(images(Shards(shards), split, 6))) for split in ("test", "train"))
-    real, fresh = real.numpy(), fresh.numpy()
+    real, fresh = (load_images(Shards(shards), split, 6) for split in ("test", "train"))
     made = samples(vae, 6, seed=0)
     assert found["count"] == 6
     for suffix, others in (("", made), ("_floor", fresh)):
@@ -159,7 +158,7 @@ def test_samples_are_the_same_points_whatever_the_model(vae: VAE) -> None:
 
 
 def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))
+    test = load_images(Shards(shards), "test")
     lines = interpolations(vae, test[:2], test[2:4], 5).reshape(2, 5, 16, 16, 3)
     np.testing.assert_allclose(lines[:, 0], reconstructions(vae, test[:2]), atol=1e-5)
     np.testing.assert_allclose(lines[:, -1], reconstructions(vae, test[2:4]), atol=1e-5)
@@ -168,7 +167,7 @@ def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
 
 
 def test_directions_are_added_in_z(vae: VAE, shards: Path) -> None:
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))[:2]
+    test = load_images(Shards(shards), "test", 2)
     directions = np.array([[0, 0, 0, 0], [1, -2, 0, 3]], np.float32)
     shown = with_directions(vae, test, directions)
     assert shown.shape == (2, 2, 16, 16, 3)

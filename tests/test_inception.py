@@ -15,7 +15,7 @@ from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inception import check_inception_weights, inception_features, load_inception
 from facevae.latent.generation import samples
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards, load_images
 
 
 def _write_weights(path: Path, network: keras.Model) -> None:
@@ -50,7 +50,7 @@ def test_inception_features_and_fid(
     prepare(source, tmp_path, settings, limits=limits, images_per_shard=20)
     vae = VAE(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     shards = Shards(tmp_path)
-    real, fresh = (next(iter(images(shards, split, 2))).numpy() for split in ("test", "train"))
+    real, fresh = (load_images(shards, split) for split in ("test", "train"))
 
     inception = load_inception(path)
     found = inception_features(inception, real)

@@ -40,13 +40,13 @@ def random() -> np.random.Generator:
 @pytest.fixture(scope="module")
 def faces(source: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """60 drawn faces, (60, 48, 48, 3)."""
-    from facevae.shards.batches import Shards, images
+    from facevae.shards.batches import Shards, load_images
 
     folder = tmp_path_factory.mktemp("quality") / "shards"
     limits = {"train": None, "validation": None, "test": None}
     prepare(source, folder, ImageSettings(148, "box", 48), limits=limits, images_per_shard=60)
-    splits = [list(images(Shards(folder), name, 60)) for name in ("train", "validation", "test")]
-    return np.concatenate([batch for batches in splits for batch in batches])
+    splits = ("train", "validation", "test")
+    return np.concatenate([load_images(Shards(folder), split) for split in splits])
 
 
 def blurred(images: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ from facevae.latent.generation import prior_codes
 from facevae.latent.priors import Prior
 from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images, noise
+from facevae.shards.batches import Shards, images, load_images, noise
 
 # A latent unit is active if the variance of its mu over the data is above this
 # (Burda et al. 2015, arXiv 1509.00519, section 4).
@@ -122,12 +122,6 @@ def _on_inception(
     }
 
 
-def _first(shards: Shards, split: str, count: int, batch_size: int) -> np.ndarray:
-    """The first images of a split, (count, size, size, 3)."""
-    batches = images(shards, split, batch_size).take(-(-count // batch_size))
-    return np.concatenate([batch.numpy() for batch in batches])[:count]
-
-
 def _of_samples(
     vae: VAE,
     shards: Shards,
@@ -137,8 +131,8 @@ def _of_samples(
     prior: Prior | None,
 ) -> dict[str, Any]:
     count = min(shards.counts["test"], shards.counts["train"], _SAMPLES)
-    real = _first(shards, "test", count, batch_size)
-    fresh = _first(shards, "train", count, batch_size)
+    real = load_images(shards, "test", count)
+    fresh = load_images(shards, "train", count)
     points = prior_codes(count, vae.latent_size, _SEED, prior)
     decode = tf.function(
         lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
@@ -239,7 +233,7 @@ def evaluate(
         if vae.reconstruction == "mse":
             density = log_density(reconstruction, sigma=sigma, dimensions=dimensions)
         elbo = bits_per_dimension(density - kl, dimensions)
-        few = _first(shards, "test", min(count, _WEIGHTED_IMAGES), batch_size)
+        few = load_images(shards, "test", _WEIGHTED_IMAGES)
         weighted = importance_weighted_bits_per_dimension(
             vae, few, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=_SEED
         ).mean()
