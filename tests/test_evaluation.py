@@ -10,10 +10,12 @@ import tensorflow as tf
 from PIL import Image
 
 from facevae.data.preparation import ImageSettings, prepare
+from facevae.evaluation import evaluate as evaluate_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier, features
-from facevae.evaluation.evaluate import active_units, evaluate
+from facevae.evaluation.evaluate import OfImageSets, evaluate
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.evaluation.image_metrics import psnr, sharpness_ratio, ssim
+from facevae.evaluation.latent_units import active_units
 from facevae.evaluation.likelihood import importance_weighted_bits_per_dimension
 from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 from facevae.latent.generation import (
@@ -125,6 +127,18 @@ def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path)
     got = evaluate(gaussian, Shards(shards), batch_size=4, prior=elsewhere)
     assert got["samples"]["sharpness"] != expected["samples"]["sharpness"]
     assert got["samples"]["sharpness_floor"] == expected["samples"]["sharpness_floor"]
+
+
+def test_evaluation_takes_another_family_from_the_list(
+    vae: VAE, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another = OfImageSets("samples", lambda sets: {"brightness": sets.generated.mean()})
+    expected = evaluate(vae, Shards(shards), batch_size=4)
+    monkeypatch.setattr(evaluate_module, "FAMILIES", (*evaluate_module.FAMILIES, another))
+    got = evaluate(vae, Shards(shards), batch_size=4)
+    brightness = got["samples"].pop("brightness")
+    assert brightness == pytest.approx(samples(vae, 6, seed=0).mean(), abs=1e-5)
+    assert got == expected
 
 
 def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path) -> None:

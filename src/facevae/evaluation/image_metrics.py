@@ -4,12 +4,20 @@ Images are arrays (count, height, width, 3) of float in [0, 1]. A metric that is
 images of some size refuses them: below `SSIM_SIDE` and `MS_SSIM_SIDE`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from facevae.common.errors import UserError
+from facevae.evaluation.inputs import (
+    SEED,
+    ImageSets,
+    Inputs,
+    ReconstructedBatch,
+    SplitMetrics,
+)
 
 _WINDOW = 11  # of SSIM, pixels
 
@@ -156,3 +164,55 @@ def psnr(originals: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """
     difference = reconstructed.astype(np.float64) - originals
     return -10.0 * np.log10(np.mean(np.square(difference), axis=(1, 2, 3)))
+
+
+# Metrics of pairs of images, each with the smallest side, pixels, for which it is defined.
+_OF_PAIRS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]] = {
+    "psnr": (psnr, 1),
+    "ssim": (ssim, SSIM_SIDE),
+    "ms_ssim": (ms_ssim, MS_SSIM_SIDE),
+}
+
+
+class ReconstructionQuality(SplitMetrics):
+    """psnr (dB), ssim and ms_ssim of reconstructions from mu: means over images.
+
+    None where the images are too small.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self._found: dict[str, list[np.ndarray]] = {name: [] for name in _OF_PAIRS}
+
+    def update(self, batch: ReconstructedBatch) -> None:
+        for name, (measure, side) in _OF_PAIRS.items():
+            if self.inputs.shards.image_size >= side:
+                self._found[name].append(measure(batch.images, batch.reconstructions))
+
+    def result(self) -> dict[str, Any]:
+        return {
+            name: np.mean(np.concatenate(values)) if values else None
+            for name, values in self._found.items()
+        }
+
+
+def sharpness_metrics(sets: ImageSets) -> dict[str, Any]:
+    """sharpness and sharpness_floor: `sharpness_ratio` to the real images."""
+    return {
+        f"sharpness{suffix}": sharpness_ratio(images, sets.real)
+        for suffix, images in sets.compared().items()
+    }
+
+
+def diversity_metrics(sets: ImageSets) -> dict[str, Any]:
+    """diversity of the generated images, and diversity_of_real, its real-data reference.
+
+    None for images that are too small for `ms_ssim`, and for sets of one image.
+    """
+
+    def of_set(images: np.ndarray) -> float | None:
+        if images.shape[1] < MS_SSIM_SIDE or len(images) < 2:
+            return None
+        return diversity(images, seed=SEED)
+
+    return {"diversity": of_set(sets.generated), "diversity_of_real": of_set(sets.real)}

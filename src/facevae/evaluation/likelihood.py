@@ -14,15 +14,29 @@ better, and there is no bound below.
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 
-from facevae.model.losses import kl_per_unit, sample_latent, squared_error
+from facevae.common.parameters import CHANNELS
+from facevae.evaluation.inputs import (
+    SEED,
+    ImageMean,
+    Inputs,
+    ReconstructedBatch,
+    SplitMetrics,
+)
+from facevae.model.losses import sample_latent, squared_error
 from facevae.model.vae import VAE
+from facevae.shards.batches import load_images
 
 _BITS_OF_A_PIXEL = 8.0
 _BLOCK = 64  # images in work at a time
+
+# The importance-weighted bound decodes each image once per draw. These take seconds.
+_WEIGHTED_IMAGES = 256
+_WEIGHTED_DRAWS = 4
 
 
 def decoder_sigma(vae: VAE) -> float | None:
@@ -50,38 +64,27 @@ def bits_per_dimension(log_likelihood, dimensions: int):
     return -log_likelihood / (dimensions * math.log(2.0)) + _BITS_OF_A_PIXEL
 
 
-def _encoded(vae: VAE, images: np.ndarray):
-    """Blocks of images with their mu and log_var."""
-    for start in range(0, len(images), _BLOCK):
-        block = images[start : start + _BLOCK]
-        yield block, *vae.encode(block)
+def elbo_bits_per_dimension(vae: VAE, reconstruction, kl, *, dimensions: int):
+    """The evidence lower bound in bits per dimension, from the two terms of the loss, or None.
 
-
-def elbo_bits_per_dimension(
-    vae: VAE, images: np.ndarray, *, sigma: float, seed: int = 0
-) -> np.ndarray:
-    """The evidence lower bound of each image, bits per dimension: at least the likelihood's.
-
-    ELBO = ln p(x|z) - KL(q(z|x) || N(0, I)) with one z drawn from q (Kingma & Welling 2013,
-    arXiv 1312.6114).
+    ELBO = ln p(x|z) - KL(q(z|x) || N(0, I)) with z drawn from q(z|x) (Kingma & Welling 2013,
+    arXiv 1312.6114). In bits per dimension it is an upper bound, in expectation, of the
+    likelihood's.
 
     Args:
-        images: (count, size, size, 3) in [0, 1].
-        sigma: standard deviation of the Gaussian Decoder, in units of the pixel values.
-        seed: of z.
+        reconstruction, kl: terms of the loss of one image, or of each, or their means.
+        dimensions: pixel values of an image.
 
     Returns:
-        (count,) float64.
+        Of the shape of the terms; None where the loss of `vae` stands for no Gaussian Decoder.
     """
-    random = np.random.default_rng(seed)
-    dimensions, bounds = math.prod(images.shape[1:]), []
-    for block, mu, log_var in _encoded(vae, images):
-        epsilon = random.standard_normal(mu.shape, dtype=np.float32)
-        decoded = vae.decoder(sample_latent(mu, log_var, epsilon), training=False)
-        error = keras.ops.convert_to_numpy(squared_error(block, decoded)).astype(np.float64)
-        kl = keras.ops.convert_to_numpy(keras.ops.sum(kl_per_unit(mu, log_var), axis=1))
-        bounds.append(log_density(error, sigma=sigma, dimensions=dimensions) - kl)
-    return bits_per_dimension(np.concatenate(bounds), dimensions)
+    sigma = decoder_sigma(vae)
+    if sigma is None:
+        return None
+    density = -reconstruction
+    if vae.reconstruction == "mse":
+        density = log_density(reconstruction, sigma=sigma, dimensions=dimensions)
+    return bits_per_dimension(density - kl, dimensions)
 
 
 def importance_weighted_bits_per_dimension(
@@ -94,15 +97,19 @@ def importance_weighted_bits_per_dimension(
     image.
 
     Args:
-        images, sigma, seed: as `elbo_bits_per_dimension`.
+        images: (count, size, size, 3) in [0, 1].
+        sigma: standard deviation of the Gaussian Decoder, in units of the pixel values.
         samples: K.
+        seed: of z.
 
     Returns:
         (count,) float64.
     """
     random = np.random.default_rng(seed)
     dimensions, bounds = math.prod(images.shape[1:]), []
-    for block, mu, log_var in _encoded(vae, images):
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK]
+        mu, log_var = vae.encode(block)
         spread = keras.ops.convert_to_numpy(log_var).astype(np.float64)
         weights = []
         for _ in range(samples):
@@ -116,3 +123,55 @@ def importance_weighted_bits_per_dimension(
             weights.append(log_density(error, sigma=sigma, dimensions=dimensions) + ratio)
         bounds.append(np.logaddexp.reduce(weights, axis=0) - math.log(samples))
     return bits_per_dimension(np.concatenate(bounds), dimensions)
+
+
+class _OfLossTerms(SplitMetrics):
+    """A family that needs the means of the two terms of the loss."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self._terms = ImageMean()
+
+    def update(self, batch: ReconstructedBatch) -> None:
+        self._terms.update(batch.loss_terms, len(batch.images))
+
+
+class LossTerms(_OfLossTerms):
+    """images, loss, reconstruction, kl and sigma.
+
+    images is their number. reconstruction, kl and loss = reconstruction + kl_weight * kl are means
+    over images, as `facevae.model.losses` defines them. sigma is `decoder_sigma`.
+    """
+
+    def result(self) -> dict[str, Any]:
+        reconstruction, kl = self._terms.result()
+        return {
+            "images": self._terms.images,
+            "loss": reconstruction + self.inputs.vae.kl_weight * kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "sigma": decoder_sigma(self.inputs.vae),
+        }
+
+
+class LikelihoodBounds(_OfLossTerms):
+    """elbo_bits_per_dimension and importance_weighted_bits_per_dimension, both under N(0, I).
+
+    The first is of all images with one z each, the second of the first 256 images with 4 z each.
+    Both are None where the loss stands for no Gaussian Decoder.
+    """
+
+    def result(self) -> dict[str, Any]:
+        vae, shards = self.inputs.vae, self.inputs.shards
+        dimensions = CHANNELS * shards.image_size**2
+        elbo = elbo_bits_per_dimension(vae, *self._terms.result(), dimensions=dimensions)
+        sigma, weighted = decoder_sigma(vae), None
+        if sigma is not None:
+            images = load_images(shards, "test", _WEIGHTED_IMAGES)
+            weighted = importance_weighted_bits_per_dimension(
+                vae, images, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=SEED
+            ).mean()
+        return {
+            "elbo_bits_per_dimension": elbo,
+            "importance_weighted_bits_per_dimension": weighted,
+        }

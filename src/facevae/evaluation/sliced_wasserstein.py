@@ -5,11 +5,12 @@ float in [0, 1].
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from facevae.evaluation.image_metrics import blocks, check_pairs, check_side
+from facevae.evaluation.inputs import SEED, ImageSets
 
 WASSERSTEIN_SIDE = 16  # pixels of the smallest level, and so of the smallest images
 
@@ -201,3 +202,23 @@ def _level_distances(
     totals = np.sum([summed(directions[:, start : start + at_once]) for start in starts], axis=0)
     published, real_normalization = (_SCALE * totals / _DIRECTIONS).tolist()
     return published, real_normalization
+
+
+def sliced_wasserstein_metrics(sets: ImageSets) -> dict[str, Any]:
+    """swd and swd_real_normalization, and each of them with _floor, the real-data reference.
+
+    Each is a dict: the distance by the side of a level, and "mean", over the levels. Of images
+    that are too small there is only a mean, None.
+    """
+    found = {}
+    for suffix, images in sets.compared().items():
+        forms: dict[str, dict[int, float]] = {"swd": {}, "swd_real_normalization": {}}
+        if sets.real.shape[1] >= WASSERSTEIN_SIDE:
+            distances = sliced_wasserstein(sets.real, images, seed=SEED)
+            forms = dict(zip(forms, distances, strict=True))
+        for name, levels in forms.items():
+            found[f"{name}{suffix}"] = {
+                **{str(side): distance for side, distance in levels.items()},
+                "mean": sum(levels.values()) / len(levels) if levels else None,
+            }
+    return found
