@@ -154,7 +154,8 @@ def sharpness_ratio(images: np.ndarray, real: np.ndarray) -> float | None:
 def psnr(originals: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio of each image, dB, for pixel values in [0, 1].
 
-    PSNR = -10 log10(MSE), the MSE over height, width and channels.
+    PSNR = -10 log10(MSE), the MSE over height, width and channels, in float64: tf.image.psnr
+    computes in float32, which is off by 1e-6 dB in the mean over images and 1e-5 dB for one.
 
     Args:
         originals, reconstructed: (count, height, width, channels).
