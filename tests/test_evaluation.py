@@ -1,4 +1,4 @@
-"""Figures and pictures against TensorFlow's own and against known answers."""
+"""Metrics and image grids against TensorFlow's functions and against known answers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def vae() -> VAE:
     )  # fmt: skip
 
 
-def test_psnr_is_tensorflows_and_falls_with_noise() -> None:
+def test_psnr_equals_tensorflows_and_falls_with_noise() -> None:
     random = np.random.default_rng(0)
     originals = random.random((6, 20, 20, 3))
     last = np.inf
@@ -52,9 +52,9 @@ def test_psnr_is_tensorflows_and_falls_with_noise() -> None:
         last = got.mean()
 
 
-def test_active_units_counts_what_varies() -> None:
+def test_active_units_are_those_that_vary() -> None:
     mu = np.random.default_rng(0).standard_normal((5000, 4)) * [1.0, 0.2, 0.05, 0.0]
-    assert active_units(mu) == 2  # variances 1, 0.04, 0.0025 and 0 around the bar of 0.01
+    assert active_units(mu) == 2  # variances 1, 0.04, 0.0025 and 0; the threshold is 0.01
 
 
 def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
@@ -88,7 +88,7 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     assert got["encoder"]["flattened"] == 4 * 4 * 16
 
 
-def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
+def test_evaluation_of_samples_and_their_real_data_reference(vae: VAE, shards: Path) -> None:
     network = AttributeClassifier(16, 20)
     got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
@@ -109,12 +109,12 @@ def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
         assert both == pytest.approx(precision_and_recall(of_real, of_others), abs=1e-6)
         sharp = sharpness_ratio(others, real)
         assert found[f"sharpness{suffix}"] == pytest.approx(sharp, rel=1e-3)
-    # Not trained: further from faces than faces are.
+    # The VAE is not trained: its samples are further from faces than other faces are.
     assert found["swd_real_normalization"]["mean"] > found["swd_real_normalization_floor"]["mean"]
 
 
 def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path) -> None:
-    """A KL weight of 0.5 stands for a sigma of 0.5; N(0, I) is the prior that is none."""
+    """A KL weight of 0.5 implies a sigma of 0.5; no prior means N(0, I)."""
     expected = evaluate(vae, Shards(shards), batch_size=4)
     gaussian = VAE(**{**vae.get_config(), "reconstruction": "gaussian", "sigma": 0.5})
     gaussian.set_weights(vae.get_weights())
@@ -141,8 +141,8 @@ def test_evaluation_takes_another_family_from_the_list(
     assert got == expected
 
 
-def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path) -> None:
-    """Images of 8 pixels are too small for all but PSNR and sharpness; bce is no density."""
+def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Path) -> None:
+    """Images of 8 pixels are too small for most metrics; with bce there is no likelihood."""
     limits = {"train": None, "validation": None, "test": 1}
     prepare(source, tmp_path, ImageSettings(148, "box", 8), limits=limits, images_per_shard=20)
     small = VAE(
@@ -163,7 +163,7 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
     assert found["sharpness"] > 0
 
 
-def test_samples_are_the_same_points_whatever_the_model(vae: VAE) -> None:
+def test_samples_of_all_models_have_the_same_latent_codes(vae: VAE) -> None:
     points = prior_codes(6, 4, seed=5)
     assert points.shape == (6, 4)
     np.testing.assert_array_equal(points, prior_codes(6, 4, seed=5))
@@ -201,7 +201,7 @@ def test_grid_has_a_title_over_each_column(tmp_path: Path) -> None:
     for column in range(3):
         middle = 2 + 66 * column + 32
         assert ink[middle - 20 : middle + 20].any()
-        assert not ink[middle - 34 : middle - 31].any()  # none reaches its neighbour
+        assert not ink[middle - 34 : middle - 31].any()  # no title reaches its neighbour
 
 
 def test_grid_puts_images_in_reading_order() -> None:

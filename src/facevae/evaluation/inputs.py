@@ -120,10 +120,10 @@ class ImageSets:
 
     Attributes:
         real: the first images of the test split, (count, size, size, 3) in [0, 1].
-        generated: decoded from latent codes that are drawn from the prior, likewise.
+        generated: decoded from latent codes drawn from the prior, of the shape of `real`.
         reference: the first images of the train split. Compared with `real`, they give the
-            real-data reference: what a metric is for new real images. A distance between two
-            finite sets is above 0 even then.
+            real-data reference: the value of a metric for other real images. The distance between
+            two finite sets of real images is above 0.
         attribute_classifier, inception_weights: those of `Inputs`.
     """
 

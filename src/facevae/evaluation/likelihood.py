@@ -1,16 +1,17 @@
-"""What a VAE says of how likely images are: bounds of the log likelihood, in bits per dimension.
+"""The loss on the test split, and bounds of a VAE's likelihood, in bits per dimension.
 
-Only for a Decoder that is a proper density of real-valued pixels, here a Gaussian around its
-output, of one standard deviation sigma for all D = height * width * channels pixel values in
-[0, 1]:
+A likelihood needs a Decoder that is a density of real-valued pixels. Here this is a Gaussian around
+the Decoder's output x', with one standard deviation sigma for all D = height * width * channels
+pixel values in [0, 1]:
 
     ln p(x|z) = -sum over D of (x - x')^2 / (2 sigma^2) - D/2 ln(2 pi sigma^2)    nats
 
-Binary cross-entropy on real-valued pixels is none, and has no such figure.
+Binary cross-entropy on real-valued pixels is not the logarithm of a density, so that the bounds are
+not defined for it.
 
-Bits per dimension are -ln p(x) / (D ln 2), + 8 for pixels of 256 levels scaled to [0, 1], as the
-literature reports them. They are of a density, not of the levels themselves: the smaller the
-better, and there is no bound below.
+Bits per dimension are -ln p(x) / (D ln 2) + 8, as the literature reports them; the 8 is for pixels
+of 256 levels scaled to [0, 1]. Smaller is better. They are those of a density, not of the
+probabilities of the levels, and may be negative.
 """
 
 import math
@@ -32,7 +33,7 @@ from facevae.model.vae import VAE
 from facevae.shards.batches import load_images
 
 _BITS_OF_A_PIXEL = 8.0
-_BLOCK = 64  # images in work at a time
+_BLOCK = 64  # images processed at a time
 
 # The importance-weighted bound decodes each image once per draw. These take seconds.
 _WEIGHTED_IMAGES = 256
@@ -40,11 +41,11 @@ _WEIGHTED_DRAWS = 4
 
 
 def decoder_sigma(vae: VAE) -> float | None:
-    """Standard deviation of the Gaussian Decoder that a loss stands for; see `model.losses`.
+    """Standard deviation of the Gaussian Decoder that a loss implies; see `model.losses`.
 
-    With "gaussian" it is the loss' own, whatever the KL weight; with "mse", sigma^2 =
-    kl_weight / 2. None where the loss stands for no such Decoder: with "bce", and with "mse" and a
-    KL weight of 0, a plain autoencoder's.
+    With "gaussian" it is the loss' own sigma, whatever the KL weight. With "mse", sigma^2 =
+    kl_weight / 2. None if the loss implies no Gaussian Decoder: with "bce", and with "mse" and a KL
+    weight of 0, the loss of a plain autoencoder.
     """
     if vae.reconstruction == "gaussian":
         return math.exp(float(keras.ops.convert_to_numpy(vae.log_sigma)))
@@ -54,13 +55,13 @@ def decoder_sigma(vae: VAE) -> float | None:
 
 
 def log_density(error, *, sigma: float, dimensions: int):
-    """ln p(x|z) of a Gaussian Decoder, nats, from the sum of squared errors over all dimensions."""
+    """ln p(x|z) of a Gaussian Decoder, nats, from the sum of the squared errors of an image."""
     variance = sigma**2
     return -error / (2.0 * variance) - dimensions / 2.0 * math.log(2.0 * math.pi * variance)
 
 
 def bits_per_dimension(log_likelihood, dimensions: int):
-    """From nats of log density of an image with pixels in [0, 1]; see the module."""
+    """Convert the log density, nats, of an image with pixels in [0, 1]; see the module."""
     return -log_likelihood / (dimensions * math.log(2.0)) + _BITS_OF_A_PIXEL
 
 
@@ -76,7 +77,7 @@ def elbo_bits_per_dimension(vae: VAE, reconstruction, kl, *, dimensions: int):
         dimensions: pixel values of an image.
 
     Returns:
-        Of the shape of the terms; None where the loss of `vae` stands for no Gaussian Decoder.
+        Bits per dimension, of the shape of the terms; None if `decoder_sigma` is None.
     """
     sigma = decoder_sigma(vae)
     if sigma is None:
@@ -92,9 +93,9 @@ def importance_weighted_bits_per_dimension(
 ) -> np.ndarray:
     """The importance-weighted bound of each image, bits per dimension: tighter than the ELBO.
 
-    ln (1/K sum over K of p(x, z) / q(z|x)) with K draws of z from q; in expectation it rises with
-    K, towards ln p(x) (Burda et al. 2015, arXiv 1509.00519, equation 8). Every draw decodes every
-    image.
+    ln (1/K sum over K of p(x, z) / q(z|x)) with K draws of z from q(z|x). In expectation it rises
+    with K, towards ln p(x) (Burda et al. 2015, arXiv 1509.00519, equation 8). Each image is decoded
+    K times.
 
     Args:
         images: (count, size, size, 3) in [0, 1].
@@ -157,8 +158,8 @@ class LossTerms(_OfLossTerms):
 class LikelihoodBounds(_OfLossTerms):
     """elbo_bits_per_dimension and importance_weighted_bits_per_dimension, both under N(0, I).
 
-    The first is of all images with one z each, the second of the first 256 images with 4 z each.
-    Both are None where the loss stands for no Gaussian Decoder.
+    The first is the mean over all images, with one z each; the second is the mean over the first
+    256 images, with 4 z each. Both are None if `decoder_sigma` is None.
     """
 
     def result(self) -> dict[str, Any]:
