@@ -1,4 +1,4 @@
-"""The attribute network: what it learns, what its features measure, and what its stage leaves."""
+"""The attribute classifier: its accuracy, the metrics on its features, and its stage's outputs."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ from facevae.evaluation.attribute_classifier import (
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards, load_images
 
 ALL = {"train": None, "validation": None, "test": None}
 
@@ -64,30 +64,30 @@ def network(labelled: Shards) -> AttributeClassifier:
 @pytest.fixture(scope="module")
 def faces(labelled: Shards) -> np.ndarray:
     """The train split, (320, 32, 32, 3)."""
-    return np.concatenate(list(images(labelled, "train", 320)))
+    return load_images(labelled, "train")
 
 
-def test_attribute_network_tells_what_can_be_seen(
+def test_attribute_classifier_recognises_visible_attributes(
     network: AttributeClassifier, labelled: Shards
 ) -> None:
-    told = summary(labelled, network)
-    assert list(told["attributes"]) == list(labelled.attributes)
+    found = summary(labelled, network)
+    assert list(found["attributes"]) == list(labelled.attributes)
     for name in ("Black_Hair", "Blond_Hair", "Gray_Hair"):
-        assert told["attributes"][name]["balanced_accuracy"] > 0.85, name
+        assert found["attributes"][name]["balanced_accuracy"] > 0.85, name
     for name in ("balanced_accuracy", "accuracy", "majority_accuracy"):
-        values = [figures[name] for figures in told["attributes"].values()]
+        values = [metrics[name] for metrics in found["attributes"].values()]
         known = [value for value in values if value is not None]
-        assert told[name] == pytest.approx(np.mean(known), abs=1e-6)
-    assert told["accuracy"] > told["majority_accuracy"]
-    assert told["balanced_accuracy"] > 0.7
+        assert found[name] == pytest.approx(np.mean(known), abs=1e-6)
+    assert found["accuracy"] > found["majority_accuracy"]
+    assert found["balanced_accuracy"] > 0.7
 
 
-def test_attribute_figures_by_hand() -> None:
+def test_attribute_metrics_by_hand() -> None:
     labels = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], bool)
     trained_on = np.array([[1, 1], [0, 0], [0, 1], [0, 1]], bool)  # shares 1/4 and 3/4
     found = np.array([[0.9, 0.1], [0.3, 0.6], [0.2, 0.9], [0.4, 0.8]])
     first, second = attribute_metrics(found, labels, trained_on)
-    # Above 1/4: both with it, one of those without. Above 1/2: the first alone.
+    # Above 1/4: both images with the attribute and one without. Above 1/2: the first image alone.
     assert first == {
         "share": 0.5, "balanced_accuracy": 0.75, "accuracy": 0.75, "majority_accuracy": 0.5,
     }  # fmt: skip
@@ -96,7 +96,7 @@ def test_attribute_figures_by_hand() -> None:
     }  # fmt: skip
 
 
-def test_attribute_network_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None:
+def test_attribute_classifier_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None:
     read = Shards(shards)
     for name in ("first", "second"):
         enable_determinism(0)
@@ -112,13 +112,13 @@ def test_attribute_features_are_what_the_last_layer_sees(
     save_classifier(network, labelled.attributes, tmp_path)
     loaded = load_classifier(tmp_path)
     assert loaded is not None
-    pictures = np.concatenate(list(images(labelled, "validation", 40)))
+    pictures = load_images(labelled, "validation")
     found = features(loaded, pictures)
     assert found.shape == (40, FEATURES)
     kernel, bias = network.classifier.get_weights()
     expected = 1 / (1 + np.exp(-(found @ kernel + bias)))
-    told = probabilities(network, labelled, "validation")
-    np.testing.assert_allclose(told, expected, atol=1e-5)
+    predicted = probabilities(network, labelled, "validation")
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
 def _measured(
@@ -129,34 +129,34 @@ def _measured(
     return frechet_distance(first, second), *precision_and_recall(first, second)
 
 
-def test_attribute_features_see_blur_and_noise_but_for_precision(
+def test_attribute_features_detect_blur_and_noise_except_by_precision(
     network: AttributeClassifier, faces: np.ndarray
 ) -> None:
     real, fresh = faces[:160], faces[160:]
     assert _measured(network, real, real) == pytest.approx((0.0, 1.0, 1.0), abs=1e-3)
-    floor, precision, recall = _measured(network, real, fresh)
+    reference, precision, recall = _measured(network, real, fresh)
     assert precision > 0.6
     assert recall > 0.6
     twice = blurred(blurred(fresh))
     for once, worse in ((twice, blurred(blurred(twice))), (noisy(fresh, 0.1), noisy(fresh, 0.3))):
         little, large = (_measured(network, real, spoiled) for spoiled in (once, worse))
-        # Spoiled faces move in among the others: precision hardly falls, or even rises.
-        assert floor < little[0] < large[0]
+        # Features of spoiled faces lie between the others: precision hardly falls, or even rises.
+        assert reference < little[0] < large[0]
         assert recall > little[2] > large[2]
 
 
-def test_attribute_features_see_dropped_modes(
+def test_attribute_features_detect_dropped_modes(
     network: AttributeClassifier, faces: np.ndarray, labelled: Shards
 ) -> None:
-    """Only the dark-haired: what there is looks real, and much that is real is not there."""
+    """Only dark-haired faces: each looks real, but many real faces are not covered."""
     real, fresh = faces[:160], faces[160:]
     dark = labelled.labels("train")[160:, labelled.attributes.index("Black_Hair")]
-    floor, precision, recall = _measured(network, real, fresh)
+    reference, precision, recall = _measured(network, real, fresh)
     distance, same_precision, less_recall = _measured(network, real, fresh[dark])
-    assert distance > 2 * floor
+    assert distance > 2 * reference
     assert same_precision > precision - 0.1
     assert less_recall < recall - 0.3
-    # One face alone, all over.
+    # One face, repeated.
     _, _, none = _measured(network, real, np.repeat(fresh[:1], 160, axis=0))
     assert none < 0.02
 
@@ -174,12 +174,12 @@ def test_attributes_stage_without_labels(stage, unlabelled: Path, tmp_path: Path
     }  # fmt: skip
 
 
-def test_bad_input_attribute_network(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="write it again: dvc repro --force --single-item attr"):
+def test_bad_input_attribute_classifier(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train it again: dvc repro --force --single-item attr"):
         load_classifier(tmp_path)
     save_classifier(AttributeClassifier(16, 2), ("Bald", "Bangs"), tmp_path)
     (tmp_path / NETWORK).write_bytes((tmp_path / NETWORK).read_bytes()[:1000])
-    with pytest.raises(UserError, match="is not what the attributes stage writes") as raised:
+    with pytest.raises(UserError, match="the attribute classifier is missing or damaged") as raised:
         load_classifier(tmp_path)
     assert "\n" not in str(raised.value)
 
@@ -198,7 +198,7 @@ def _common(model: Path, folder: Path) -> list[str]:
     return ["--model", str(model), "--prior", str(prior), "--reports", str(folder)]
 
 
-def test_attributes_picture_has_a_column_each(
+def test_attributes_grid_has_a_column_each(
     stage, model: Path, shards: Path, unlabelled: Path, tmp_path: Path
 ) -> None:
     common = _common(model, tmp_path)
@@ -208,7 +208,7 @@ def test_attributes_picture_has_a_column_each(
         with Image.open(tmp_path / "attributes.png") as picture:
             assert picture.width == 2 + 18 * columns
             below = np.asarray(picture)[-2 * 18 - 2 :]
-        first = next(iter(images(Shards(folder), "test", 2))).numpy()
+        first = load_images(Shards(folder), "test", 2)
         shown = np.stack([below[2:18, 2:18], below[20:36, 2:18]])
         np.testing.assert_array_equal(shown, np.round(first * 255).astype(np.uint8))
 
@@ -230,9 +230,9 @@ def test_bad_input_attributes_to_draw(
     generate = {"rows": 2, "columns": 2, "attributes": asked}
     arguments = ["--shards", str(tmp_path / "shards"), *_common(model, tmp_path)]
     assert stage("generate", *arguments, generate=generate) == 2
-    told = capfd.readouterr().err
-    assert told.startswith("generate.attributes: ")
-    assert sentence in told
+    message = capfd.readouterr().err
+    assert message.startswith("generate.attributes: ")
+    assert sentence in message
     assert not (tmp_path / "attributes.png").exists()
 
 

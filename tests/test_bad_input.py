@@ -19,7 +19,7 @@ from PIL import Image
 
 from facevae.common.errors import UserError
 from facevae.data.preparation import ImageSettings, prepare, square_image
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards, load_images
 
 ALL = {"train": None, "validation": None, "test": None}
 SMALL = ImageSettings(148, "box", 16)
@@ -364,7 +364,7 @@ def test_bad_input_is_skipped_when_asked_for(
         "000003.jpg": "is empty", "000004.jpg": "is not a JPEG or PNG image",
     }  # fmt: skip
     assert manifest["splits"]["train"]["images"] == 46
-    assert sum(len(batch) for batch in images(Shards(target), "train", 10)) == 46
+    assert len(load_images(Shards(target), "train")) == 46
 
 
 def test_bad_input_flipped_byte_in_the_archive(copy: Path, tmp_path: Path) -> None:
@@ -493,7 +493,7 @@ def test_bad_input_shard_with_a_flipped_byte(shards: Path, tmp_path: Path, posit
     record = 1 if position > 0 else 20
     sentence = rf"{shard}: record {record} is damaged; write the shards again: dvc repro"
     with pytest.raises(UserError, match=sentence), Shards(folder) as opened:
-        list(images(opened, "train", 8))
+        load_images(opened, "train")
 
 
 def test_bad_input_reaches_a_user_of_the_stage_as_a_sentence(

@@ -1,4 +1,4 @@
-"""Figures and pictures against TensorFlow's own and against known answers."""
+"""Metrics and image grids against TensorFlow's functions and against known answers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from helpers import make_vae, small_vae
 from PIL import Image
 
 from facevae.data.preparation import ImageSettings, prepare
+from facevae.evaluation import evaluate as evaluate_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier, features
-from facevae.evaluation.evaluate import active_units, evaluate
+from facevae.evaluation.evaluate import OfImageSets, evaluate
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.evaluation.image_metrics import psnr, sharpness_ratio, ssim
+from facevae.evaluation.latent_units import active_units
 from facevae.evaluation.likelihood import importance_weighted_bits_per_dimension
 from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 from facevae.latent.generation import (
@@ -27,7 +29,7 @@ from facevae.latent.generation import (
 from facevae.latent.priors import normal_prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import image_grid, save_grid
-from facevae.shards.batches import Shards, images, noise
+from facevae.shards.batches import Shards, load_images, noise
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def vae() -> VAE:
     return small_vae(kl_weight=0.5)
 
 
-def test_psnr_is_tensorflows_and_falls_with_noise() -> None:
+def test_psnr_equals_tensorflows_and_falls_with_noise() -> None:
     random = np.random.default_rng(0)
     originals = random.random((6, 20, 20, 3))
     last = np.inf
@@ -48,14 +50,14 @@ def test_psnr_is_tensorflows_and_falls_with_noise() -> None:
         last = got.mean()
 
 
-def test_active_units_counts_what_varies() -> None:
+def test_active_units_are_those_that_vary() -> None:
     mu = np.random.default_rng(0).standard_normal((5000, 4)) * [1.0, 0.2, 0.05, 0.0]
-    assert active_units(mu) == 2  # variances 1, 0.04, 0.0025 and 0 around the bar of 0.01
+    assert active_units(mu) == 2  # variances 1, 0.04, 0.0025 and 0; the threshold is 0.01
 
 
 def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     got = evaluate(vae, Shards(shards), batch_size=4)
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))
+    test = load_images(Shards(shards), "test")
     mu, log_var = (np.asarray(x, np.float64) for x in vae.encoder(test))
     decoded = np.asarray(vae.decoder(mu))
     kl = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).sum(1).mean()
@@ -84,13 +86,12 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     assert got["encoder"]["flattened"] == 4 * 4 * 16
 
 
-def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
+def test_evaluation_of_samples_and_their_real_data_reference(vae: VAE, shards: Path) -> None:
     network = AttributeClassifier(16, 20)
     got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     found = got["samples"]
-    real, fresh = (next(iter(images(Shards(shards), split, 6))) for split in ("test", "train"))
-    real, fresh = real.numpy(), fresh.numpy()
+    real, fresh = (load_images(Shards(shards), split, 6) for split in ("test", "train"))
     made = samples(vae, 6, seed=0)
     assert found["count"] == 6
     for suffix, others in (("", made), ("_floor", fresh)):
@@ -106,12 +107,12 @@ def test_evaluation_of_samples_and_their_floor(vae: VAE, shards: Path) -> None:
         assert both == pytest.approx(precision_and_recall(of_real, of_others), abs=1e-6)
         sharp = sharpness_ratio(others, real)
         assert found[f"sharpness{suffix}"] == pytest.approx(sharp, rel=1e-3)
-    # Not trained: further from faces than faces are.
+    # The VAE is not trained: its samples are further from faces than other faces are.
     assert found["swd_real_normalization"]["mean"] > found["swd_real_normalization_floor"]["mean"]
 
 
 def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path) -> None:
-    """A KL weight of 0.5 stands for a sigma of 0.5; N(0, I) is the prior that is none."""
+    """A KL weight of 0.5 implies a sigma of 0.5; no prior means N(0, I)."""
     expected = evaluate(vae, Shards(shards), batch_size=4)
     gaussian = small_vae(kl_weight=0.5, reconstruction="gaussian", sigma=0.5)
     gaussian.set_weights(vae.get_weights())
@@ -126,8 +127,20 @@ def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path)
     assert got["samples"]["sharpness_floor"] == expected["samples"]["sharpness_floor"]
 
 
-def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path) -> None:
-    """Images of 8 pixels are too small for all but PSNR and sharpness; bce is no density."""
+def test_evaluation_takes_another_family_from_the_list(
+    vae: VAE, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another = OfImageSets("samples", lambda sets: {"brightness": sets.generated.mean()})
+    expected = evaluate(vae, Shards(shards), batch_size=4)
+    monkeypatch.setattr(evaluate_module, "FAMILIES", (*evaluate_module.FAMILIES, another))
+    got = evaluate(vae, Shards(shards), batch_size=4)
+    brightness = got["samples"].pop("brightness")
+    assert brightness == pytest.approx(samples(vae, 6, seed=0).mean(), abs=1e-5)
+    assert got == expected
+
+
+def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Path) -> None:
+    """Images of 8 pixels are too small for most metrics; with bce there is no likelihood."""
     limits = {"train": None, "validation": None, "test": 1}
     prepare(source, tmp_path, ImageSettings(148, "box", 8), limits=limits, images_per_shard=20)
     small = make_vae(
@@ -148,7 +161,7 @@ def test_evaluation_leaves_out_what_is_not_defined(source: Path, tmp_path: Path)
     assert found["sharpness"] > 0
 
 
-def test_samples_are_the_same_points_whatever_the_model(vae: VAE) -> None:
+def test_samples_of_all_models_have_the_same_latent_codes(vae: VAE) -> None:
     points = prior_codes(6, 4, seed=5)
     assert points.shape == (6, 4)
     np.testing.assert_array_equal(points, prior_codes(6, 4, seed=5))
@@ -157,7 +170,7 @@ def test_samples_are_the_same_points_whatever_the_model(vae: VAE) -> None:
 
 
 def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))
+    test = load_images(Shards(shards), "test")
     lines = interpolations(vae, test[:2], test[2:4], 5).reshape(2, 5, 16, 16, 3)
     np.testing.assert_allclose(lines[:, 0], reconstructions(vae, test[:2]), atol=1e-5)
     np.testing.assert_allclose(lines[:, -1], reconstructions(vae, test[2:4]), atol=1e-5)
@@ -166,7 +179,7 @@ def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
 
 
 def test_directions_are_added_in_z(vae: VAE, shards: Path) -> None:
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))[:2]
+    test = load_images(Shards(shards), "test", 2)
     directions = np.array([[0, 0, 0, 0], [1, -2, 0, 3]], np.float32)
     shown = with_directions(vae, test, directions)
     assert shown.shape == (2, 2, 16, 16, 3)
@@ -186,7 +199,7 @@ def test_grid_has_a_title_over_each_column(tmp_path: Path) -> None:
     for column in range(3):
         middle = 2 + 66 * column + 32
         assert ink[middle - 20 : middle + 20].any()
-        assert not ink[middle - 34 : middle - 31].any()  # none reaches its neighbour
+        assert not ink[middle - 34 : middle - 31].any()  # no title reaches its neighbour
 
 
 def test_grid_puts_images_in_reading_order() -> None:

@@ -1,4 +1,4 @@
-"""FID's code path, with random weights in the form of the public file, and with bad files."""
+"""FID with random weights in the format of the public file, and with bad files."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inception import check_inception_weights, inception_features, load_inception
 from facevae.latent.generation import samples
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards, load_images
 
 
 def _write_weights(path: Path, network: keras.Model) -> None:
-    """As Keras 2 did, whose files the public ones are."""
+    """In the format of Keras 2, that of the public files."""
     with h5py.File(path, "w") as file:
         layers = [layer for layer in network.layers if layer.weights]
         file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
@@ -33,7 +33,7 @@ def _write_weights(path: Path, network: keras.Model) -> None:
 
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, keras.Model]:
-    """A file with the classifier, and the network whose random weights it has."""
+    """A file with the classifier, and the network with the same random weights."""
     keras.utils.set_random_seed(2)
     network = keras.applications.InceptionV3(weights=None)
     path = tmp_path_factory.mktemp("inception") / "weights.h5"
@@ -50,7 +50,7 @@ def test_inception_features_and_fid(
     prepare(source, tmp_path, settings, limits=limits, images_per_shard=20)
     vae = make_vae(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     shards = Shards(tmp_path)
-    real, fresh = (next(iter(images(shards, split, 2))).numpy() for split in ("test", "train"))
+    real, fresh = (load_images(shards, split) for split in ("test", "train"))
 
     inception = load_inception(path)
     found = inception_features(inception, real)
@@ -74,7 +74,7 @@ def test_inception_features_and_fid(
         assert got[name] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-def test_inception_weights_without_the_classifier_will_do(
+def test_inception_weights_without_the_classifier_are_accepted(
     public: tuple[Path, keras.Model], tmp_path: Path
 ) -> None:
     path, _ = public
@@ -101,10 +101,10 @@ def test_bad_input_inception_weights(public: tuple[Path, keras.Model], tmp_path:
     assert "there is no file" in refusal(tmp_path)
     page = tmp_path / "page.h5"
     page.write_text("<!DOCTYPE html>")
-    assert "is not a whole .h5 file" in refusal(page)
+    assert "is not an .h5 file or is incomplete" in refusal(page)
     cut = tmp_path / "cut.h5"
     cut.write_bytes(public[0].read_bytes()[:1_000_000])
-    assert "is not a whole .h5 file" in refusal(cut)
+    assert "is not an .h5 file or is incomplete" in refusal(cut)
     other = tmp_path / "other.h5"
     small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     _write_weights(other, small)

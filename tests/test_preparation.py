@@ -14,7 +14,7 @@ from facevae.data.celeba import read_attributes, read_partition
 from facevae.data.executors import local_executor
 from facevae.data.preparation import ImageSettings, prepare, square_image
 from facevae.data.synthetic import ATTRIBUTE_NAMES, describe_face
-from facevae.shards.batches import Shards, images, labelled_batches, training_batches
+from facevae.shards.batches import Shards, images, labelled_batches, load_images, training_batches
 from facevae.shards.records import encode_example, frame_record
 
 ALL = {"train": None, "validation": None, "test": None}
@@ -65,7 +65,7 @@ def test_records_hold_names_in_order_and_all_images(shards: Path, source: Path) 
 
 
 def test_pixels_survive_the_way_into_a_batch(shards: Path, source: Path) -> None:
-    read = np.concatenate([batch.numpy() for batch in images(Shards(shards), "test", 4)])
+    read = load_images(Shards(shards), "test")
     jpegs = _jpegs(source)
     for index, name in enumerate(read_partition(source / "list_eval_partition.txt")["test"]):
         whole = Image.open(io.BytesIO(jpegs[name.decode()]))
@@ -119,9 +119,22 @@ def test_labels_are_those_of_the_images_in_the_shards(shards: Path, source: Path
         np.testing.assert_array_equal(labels, _true_labels(names.tolist()))
 
 
+def test_images_load_in_file_order_up_to_a_limit(shards: Path) -> None:
+    """The train split has 48 images in three shards."""
+    read = Shards(shards)
+    batches = [batch.numpy() for batch in images(read, "train", 10)]
+    assert [len(batch) for batch in batches] == [10, 10, 10, 10, 8]
+    every = np.concatenate(batches)
+    assert len(np.unique(every, axis=0)) == 48
+    for limit, count in ((None, 48), (1, 1), (30, 30), (48, 48), (100, 48)):
+        loaded = load_images(read, "train", limit)
+        assert loaded.dtype == np.float32
+        np.testing.assert_array_equal(loaded, every[:count])
+
+
 def test_labelled_batches_keep_images_and_labels_together(shards: Path) -> None:
     read = Shards(shards)
-    pixels = np.concatenate(list(images(read, "train", 48))).reshape(48, -1)
+    pixels = load_images(read, "train").reshape(48, -1)
     labels, orders = read.labels("train"), []
     batches = labelled_batches(read, batch_size=20, seed=1)
     for _ in range(2):
@@ -215,7 +228,7 @@ def test_record_formats_hold_the_same_images(source: Path, tmp_path: Path) -> No
         folder = tmp_path / record_format
         settings = ImageSettings(148, "lanczos", 64, record_format)
         prepare(source, folder, settings, limits=ALL, images_per_shard=20)
-        read[record_format] = np.concatenate(list(images(Shards(folder), "train", 10)))
+        read[record_format] = load_images(Shards(folder), "train")
         size[record_format] = sum(path.stat().st_size for path in folder.glob("train-*"))
         batch = next(
             iter(training_batches(Shards(folder), batch_size=8, latent_size=2, seed=1, epoch=0))

@@ -1,4 +1,4 @@
-"""Figures of quality against formulas computed another way, known answers, and known faults."""
+"""Metrics against formulas computed in another way, known answers, and known defects."""
 
 import math
 import tracemalloc
@@ -41,13 +41,13 @@ def random() -> np.random.Generator:
 @pytest.fixture(scope="module")
 def faces(source: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """60 drawn faces, (60, 48, 48, 3)."""
-    from facevae.shards.batches import Shards, images
+    from facevae.shards.batches import Shards, load_images
 
     folder = tmp_path_factory.mktemp("quality") / "shards"
     limits = {"train": None, "validation": None, "test": None}
     prepare(source, folder, ImageSettings(148, "box", 48), limits=limits, images_per_shard=60)
-    splits = [list(images(Shards(folder), name, 60)) for name in ("train", "validation", "test")]
-    return np.concatenate([batch for batches in splits for batch in batches])
+    splits = ("train", "validation", "test")
+    return np.concatenate([load_images(Shards(folder), split) for split in splits])
 
 
 def blurred(images: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def ssim_maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.nda
     return (2 * a * b + c1) / (a**2 + b**2 + c1) * structure, structure
 
 
-def test_quality_ssim_and_ms_ssim_are_the_papers(faces: np.ndarray) -> None:
+def test_quality_ssim_and_ms_ssim_are_those_of_the_papers(faces: np.ndarray) -> None:
     first, second = faces[:3], noisy(faces[:3], 0.05)
     single, multiple = [], []
     weights = np.array([0.0448, 0.2856, 0.3001])[: ms_ssim_scales(48)]
@@ -122,7 +122,9 @@ def test_quality_ms_ssim_has_the_scales_that_fit() -> None:
     ]
     pair = np.random.default_rng(0).random((2, 2, 176, 176, 3)).astype(np.float32)
     whole = tf.image.ssim_multiscale(*pair, 1.0)
-    np.testing.assert_allclose(ms_ssim(*pair), whole, rtol=1e-3)  # TensorFlow's sum to 1.0001
+    np.testing.assert_allclose(
+        ms_ssim(*pair), whole, rtol=1e-3
+    )  # TensorFlow's exponents sum to 1.0001
 
 
 def test_quality_refuses_images_that_are_too_small(random: np.random.Generator) -> None:
@@ -139,12 +141,12 @@ def test_quality_refuses_images_that_are_too_small(random: np.random.Generator) 
 
 
 def test_quality_diversity_falls_when_modes_are_dropped(faces: np.ndarray) -> None:
-    """Its figure, a similarity, rises."""
+    """Diversity is measured as a similarity, which rises."""
     few = faces[np.arange(60) % 3]
     assert diversity(np.repeat(faces[:1], 5, axis=0)) == pytest.approx(1.0, abs=1e-6)
     assert diversity(few) > diversity(faces) + 0.1
     assert diversity(faces, seed=3) == diversity(faces, seed=3) != diversity(faces, seed=4)
-    # Two of them make one pair, twice: its own similarity.
+    # Two images make the same pair twice.
     assert diversity(faces[:2]) == pytest.approx(ms_ssim(faces[:1], faces[1:2])[0], rel=1e-6)
 
 
@@ -161,8 +163,8 @@ def test_quality_diversity_is_the_mean_over_pairs_and_takes_no_copy_of_the_set()
     assert peak < images.nbytes / 2
 
 
-def test_quality_sharpness_of_a_known_picture(faces: np.ndarray) -> None:
-    """A wave cos(kx) has the Laplacian (2 cos k - 2) cos(kx), whose variance over periods is ..."""
+def test_quality_sharpness_of_a_known_image(faces: np.ndarray) -> None:
+    """A wave a cos(kx) has the Laplacian (2 cos k - 2) a cos(kx)."""
     k = 2 * np.pi / 8
     wave = 0.5 + 0.25 * np.cos(k * np.arange(34))
     images = np.broadcast_to(wave[:, None, None], (2, 34, 34, 3))
@@ -183,7 +185,7 @@ def test_quality_sharpness_of_a_known_picture(faces: np.ndarray) -> None:
 
 
 def test_quality_pyramid_is_that_of_the_paper(random: np.random.Generator) -> None:
-    """Against zeros put in, a 5x5 filter and mirrored edges, pixel by pixel."""
+    """Against inserted zeros, a 5x5 filter and mirrored edges, pixel by pixel."""
     kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
 
     def smoothed(image: np.ndarray) -> np.ndarray:
@@ -203,9 +205,10 @@ def test_quality_pyramid_is_that_of_the_paper(random: np.random.Generator) -> No
 
 
 def test_quality_swd_of_known_sets(random: np.random.Generator) -> None:
-    """A constant added: own normalisation undoes it, the real one's moves every patch by as much.
+    """A constant added to a channel: normalisation by the set itself removes it.
 
-    Patches all moved by v are at the distance |v . d| along d, whatever their distribution.
+    With real normalisation it shifts every patch by the same vector v. The distance along a
+    direction d is then |v . d|, whatever the distribution of the patches.
     """
     real = random.random((40, 16, 16, 3)).astype(np.float32)
     got = sliced_wasserstein(real, real)
@@ -219,9 +222,9 @@ def test_quality_swd_of_known_sets(random: np.random.Generator) -> None:
     length = 0.1 / np.sqrt(1 / 12) * 7
     directions = random.standard_normal((200_000, 147))
     share = np.abs(directions[:, 0] / np.linalg.norm(directions, axis=1)).mean()
-    # 512 directions: |cos| has a deviation of 0.75 of its mean, so 3.3 % of it for their mean.
+    # |cos| has a standard deviation of 0.75 of its mean: 3.3 % for the mean of 512 directions.
     assert got.real_normalization[16] == pytest.approx(1e3 * length * share, rel=0.1)
-    assert sliced_wasserstein(real, 1 - moved).published[16] > 1  # another set of numbers
+    assert sliced_wasserstein(real, 1 - moved).published[16] > 1  # another distribution
 
 
 def test_quality_swd_by_sorting_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +260,11 @@ def test_quality_swd_by_sorting_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     assert in_parts.published[17] == pytest.approx(got.published[17], rel=1e-6)
 
 
-def test_quality_swd_grows_with_every_fault(faces: np.ndarray) -> None:
+def test_quality_swd_grows_with_every_defect(faces: np.ndarray) -> None:
     real, fresh = faces[:30], faces[30:]
-    floor = sliced_wasserstein(real, fresh)
-    assert list(floor.published) == list(floor.real_normalization) == [48, 24]
-    finest = max(floor.published[48], floor.real_normalization[48])
+    reference = sliced_wasserstein(real, fresh)
+    assert list(reference.published) == list(reference.real_normalization) == [48, 24]
+    finest = max(reference.published[48], reference.real_normalization[48])
     noise = [sliced_wasserstein(real, noisy(fresh, s)).published[48] for s in (0.05, 0.2)]
     assert finest < noise[0] < noise[1]
     once = sliced_wasserstein(real, blurred(fresh))
@@ -269,8 +272,10 @@ def test_quality_swd_grows_with_every_fault(faces: np.ndarray) -> None:
     assert finest < once.real_normalization[48] < twice.real_normalization[48]
     assert once.real_normalization[48] > once.published[48]  # which hides blur
     one = sliced_wasserstein(real, np.repeat(fresh[:1], 30, axis=0))
-    assert one.real_normalization[24] > 1.5 * floor.real_normalization[24]
-    grey = sliced_wasserstein(real, np.full_like(fresh, 0.5))  # of one colour: nothing divides by 0
+    assert one.real_normalization[24] > 1.5 * reference.real_normalization[24]
+    grey = sliced_wasserstein(
+        real, np.full_like(fresh, 0.5)
+    )  # images of one colour: no division by 0
     assert all(math.isfinite(x) for form in grey for x in form.values())
     assert grey.real_normalization[48] > twice.real_normalization[48]
 
@@ -286,8 +291,8 @@ def test_quality_swd_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Both sets' patches come on top, and one block's again with their indices: 64 * 128 * 147 *
-    # (4 + 8) bytes. All the projections would be 225 MiB.
+    # In addition: the patches of both sets, and a copy of one block's with their indices,
+    # 64 * 128 * 147 * (4 + 8) bytes. All projections at once would take 225 MiB.
     patches = 2 * 300 * 128 * 147 * 4
     assert peak < bound + patches + 30 * 2**20
 
@@ -312,7 +317,7 @@ def test_quality_frechet_distance_of_known_gaussians(random: np.random.Generator
 
 
 def test_quality_precision_and_recall_of_a_mixture(random: np.random.Generator) -> None:
-    """Two modes far apart, of which the other set has one; and half of a set elsewhere."""
+    """Two modes far apart, of which the other set has one; a set with half its points far off."""
     left, right, nowhere = (random.standard_normal((200, 5)) + at for at in (0, 50, 1000))
     both = np.concatenate([left, right])
     one = random.standard_normal((400, 5))
@@ -329,7 +334,7 @@ def test_quality_precision_and_recall_of_a_mixture(random: np.random.Generator) 
 
 
 def test_quality_precision_and_recall_by_hand() -> None:
-    """On a line: balls of the second nearest neighbour's distance."""
+    """Points on a line; radii are distances to the second nearest neighbour."""
     real = np.array([[0.0], [1.0], [3.0], [7.0]])  # radii 3, 2, 3, 6: [-3, 13] in all
     generated = np.array([[-3.1], [-2.9], [12.0], [40.0], [41.0]])
     # radii 15.1, 14.9, 15.1, 29, 29: [-18.2, 27.1] and [11, 70]
@@ -368,15 +373,26 @@ def marginal_and_elbo(vae: VAE, image: np.ndarray, sigma: float) -> tuple[float,
     return marginal, elbo
 
 
+def elbo_bits(vae: VAE, images: np.ndarray, sigma: float) -> np.ndarray:
+    """The ELBO of each image with one z, from squared errors and KL terms computed in NumPy."""
+    mu, log_var = (np.asarray(x, np.float64) for x in vae.encode(images))
+    z = mu + np.exp(log_var / 2) * np.random.default_rng(4).standard_normal(mu.shape)
+    errors = np.square(np.asarray(vae.decoder(z.astype(np.float32)), np.float64) - images)
+    kl = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).sum(1)
+    # The loss then implies a Gaussian Decoder of this sigma.
+    vae.loss_settings = vae.loss_settings.model_copy(update={"kl_weight": 2 * sigma**2})
+    return elbo_bits_per_dimension(vae, errors.sum((1, 2, 3)), kl, dimensions=images[0].size)
+
+
 def test_metric_bounds_against_the_integral(vae: VAE) -> None:
     """Means over 4,000 draws of one image, within five standard errors."""
     sigma = 1.5
     image = np.random.default_rng(3).random((16, 16, 3)).astype(np.float32)
     marginal, elbo = marginal_and_elbo(vae, image, sigma)
-    assert marginal - elbo > 0.02  # there is something between them to tell
+    assert marginal - elbo > 0.02  # far enough apart to distinguish
 
     copies = np.broadcast_to(image, (4000, *image.shape))
-    got = elbo_bits_per_dimension(vae, copies, sigma=sigma)
+    got = elbo_bits(vae, copies, sigma)
     expected = bits_per_dimension(elbo, image.size)
     error = got.std() / np.sqrt(len(got))
     assert abs(got.mean() - expected) <= 5 * error
@@ -395,25 +411,22 @@ def test_metric_bounds_against_the_integral(vae: VAE) -> None:
 
 
 def test_metric_bits_per_dimension_of_known_densities(vae: VAE, faces: np.ndarray) -> None:
-    # Even over [0, 1]: as good as no model of 256 levels.
+    # A uniform density over [0, 1] takes the 8 bits of 256 levels.
     assert bits_per_dimension(0.0, 100) == 8
     assert bits_per_dimension(100 * math.log(2.0), 100) == 7
-    # The posterior is N(0, I), then; and of a sigma that large only its constant is left.
+    # The posterior is now N(0, I), and with a sigma this large only the constant remains.
     for head in ("mu", "log_var"):
         for weights in vae.encoder.get_layer(head).weights:
             weights.assign(np.zeros(weights.shape))
     images = faces[:3, :16, :16]
-    got = elbo_bits_per_dimension(vae, images, sigma=1e4)
+    got = elbo_bits(vae, images, 1e4)
     constant = math.log2(1e4 * math.sqrt(2 * math.pi)) + 8
     np.testing.assert_allclose(got, constant, rtol=1e-6)
-    assert np.all(
-        elbo_bits_per_dimension(vae, noisy(images, 0.5), sigma=0.5)
-        > elbo_bits_per_dimension(vae, blurred(images), sigma=0.5)
-    )
+    assert np.all(elbo_bits(vae, noisy(images, 0.5), 0.5) > elbo_bits(vae, blurred(images), 0.5))
 
 
-def test_metric_sigma_is_what_the_loss_stands_for() -> None:
-    """The loss is 2 sigma^2 times the negative ELBO, up to a constant: the same z is best."""
+def test_metric_sigma_is_what_the_loss_implies() -> None:
+    """The loss is 2 sigma^2 times the negative ELBO, up to a constant."""
 
     def sigma(**loss) -> float | None:
         small: dict[str, Any] = {"filters": [2], "kernel_sizes": [3], "strides": [2]}
@@ -424,5 +437,5 @@ def test_metric_sigma_is_what_the_loss_stands_for() -> None:
     assert sigma(reconstruction="bce") is None
     assert sigma(kl_weight=0.0) is None
     assert sigma(reconstruction="gaussian", sigma=0.3, kl_weight=5.0) == pytest.approx(0.3)
-    # Learned, before the first batch.
+    # A learned sigma, before the first batch.
     assert sigma(reconstruction="gaussian") == pytest.approx(math.exp(-1.0))

@@ -14,7 +14,7 @@ from facevae.common.runtime import enable_determinism
 from facevae.evaluation.likelihood import decoder_sigma
 from facevae.model.saving import load_model, save_model
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images, training_batches
+from facevae.shards.batches import Shards, load_images, training_batches
 from facevae.training.loop import kl_weight_at
 from facevae.training.optimizers import (
     FactoredAdafactor,
@@ -38,8 +38,8 @@ def test_it_learns(shards: Path) -> None:
     _, history = _train(shards, epochs=12, learning_rate=0.01)
     losses = [float(row["val_loss"]) for row in history]
     assert [int(row["epoch"]) for row in history] == list(range(1, 13))
-    pixels = np.concatenate(list(images(Shards(shards), "validation", 8)))
-    mean = np.concatenate(list(images(Shards(shards), "train", 48))).mean(axis=0)
+    pixels = load_images(Shards(shards), "validation")
+    mean = load_images(Shards(shards), "train").mean(axis=0)
     baseline = np.square(pixels - mean).sum((1, 2, 3)).mean()
     # Better than the mean training image, which is all that a collapsed VAE can give.
     assert losses[-1] < 0.8 * baseline
@@ -360,7 +360,7 @@ def test_every_image_once_an_epoch_in_another_order(shards: Path) -> None:
         )
         return np.concatenate([batch["images"] for batch in batches])
 
-    in_order = np.concatenate(list(images(Shards(shards), "train", 48)))
+    in_order = load_images(Shards(shards), "train")
 
     def order(shuffled: np.ndarray) -> list[int]:
         return [int(np.argmax((in_order == image).all((1, 2, 3)))) for image in shuffled]
@@ -412,7 +412,7 @@ def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Pat
     # The reported term at the optimum is D (ln sigma + (1 + ln 2 pi) / 2).
     of_last = float(history[-1]["reconstruction"]) / pixels - 0.5 * (1 + np.log(2 * np.pi))
     assert np.log(sigma) == pytest.approx(of_last, abs=0.1)
-    test = np.concatenate(list(images(Shards(shards), "test", 6)))
+    test = load_images(Shards(shards), "test")
     outputs = vae(test)
     error = np.square(test - outputs["reconstructions"]).sum((1, 2, 3)).mean()
     expected = error / (2 * sigma**2) + pixels * (np.log(sigma) + 0.5 * np.log(2 * np.pi))

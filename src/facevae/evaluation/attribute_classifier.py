@@ -1,8 +1,7 @@
-"""A small network that tells the attributes of a face, and its features, a yardstick of this data.
+"""A small classifier of a face's attributes, whose features describe images for the metrics.
 
-It has nothing to do with the VAE: what it sees in images does not depend on any of the study's
-parameters but the data's, so that figures on its features compare between models of the same data,
-and with nothing else.
+It is independent of the VAE: it depends on the parameters of the data alone. Metrics on its
+features are therefore comparable between models of the same data, and with nothing else.
 """
 
 import json
@@ -20,36 +19,36 @@ from facevae.model.layers import MOMENTUM, FusedBatchNormalization, ZeroBiasGrad
 from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, images, labelled_batches
 
-FEATURES = 128  # numbers in which the network describes an image
+FEATURES = 128  # size of an image's feature vector
 
 NAMES = "names.json"
 NETWORK = "network.keras"
 
-# With one layer less the last does not see enough of the face to tell a smile.
+# With one layer less, the last layer's receptive field is too small to recognise a smile.
 _FILTERS = (16, 32, 64, FEATURES, FEATURES)
 _BATCH_SIZE = 32
 _LEARNING_RATE = 2e-3
-# Eight times the built-in faces, and CelebA once.
+# Eight epochs of the built-in faces; one of CelebA.
 _IMAGES_SEEN = 12_000
 _SEED = 1
 
 
 @keras.saving.register_keras_serializable("facevae")
 class AttributeClassifier(keras.Model):
-    """Five convolutions of stride 2, the mean over positions, a Dense layer.
+    """Five convolutions of stride 2, global average pooling, a Dense layer.
 
-    Takes images (batch, size, size, 3) in [0, 1] and gives probabilities (batch, attributes); its
-    part `features` gives (batch, `FEATURES`).
+    Maps images (batch, size, size, 3) in [0, 1] to probabilities (batch, attributes). Its part
+    `features` maps them to (batch, `FEATURES`).
 
     Args:
         image_size: side of the images, pixels.
-        attributes: how many there are.
+        attributes: number of attributes.
     """
 
     def __init__(
         self, image_size: int, attributes: int, name: str = "attributes", **kwargs: Any
     ) -> None:
-        super().__init__(name=name, **kwargs)  # a name made up by Keras counts up
+        super().__init__(name=name, **kwargs)  # Keras' default name has a counter
         self._config = {"image_size": image_size, "attributes": attributes}
         x = inputs = keras.Input((image_size, image_size, CHANNELS), name="images")
         for layer, filters in enumerate(_FILTERS, start=1):
@@ -80,12 +79,12 @@ def train_classifier(
 ) -> AttributeClassifier:
     """Train on the train split: binary cross-entropy, mean over attributes, unweighted.
 
-    Weights that make up for rare attributes would be as large as 50 for CelebA's;
-    `attribute_metrics` moves the threshold instead.
+    Weights to balance CelebA's rare attributes would be as large as 50; `attribute_metrics` moves
+    the decision threshold instead.
 
     Args:
-        shards: with labels.
-        images_seen: training goes on for whole epochs until it has seen so many.
+        shards: data with labels.
+        images_seen: images to train on, rounded up to whole epochs.
         progress: called with (images done, images in all) after each batch.
     """
     count = shards.counts["train"]
@@ -94,7 +93,7 @@ def train_classifier(
     size = shards.image_size, len(shards.attributes)
     network = AttributeClassifier(*size)
     rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
-    # XLA, Keras' choice, is slower on a CPU.
+    # XLA, Keras' default, is slower on a CPU.
     network.compile(keras.optimizers.Adam(rate), "binary_crossentropy", jit_compile=False)
     step = 0
 
@@ -106,13 +105,13 @@ def train_classifier(
     batches = labelled_batches(shards, batch_size=_BATCH_SIZE, seed=_SEED)
     callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=report)]
     network.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
-    bare = AttributeClassifier(*size)  # without the optimizer, and what that keeps
+    bare = AttributeClassifier(*size)  # without the optimizer and its state
     bare.set_weights(network.get_weights())
     return bare
 
 
 def probabilities(network: AttributeClassifier, shards: Shards, split: str) -> np.ndarray:
-    """What the network says of each image of a split, (images, attributes) float32."""
+    """Predicted probabilities for each image of a split, (images, attributes) float32."""
     return _outputs(network, images(shards, split, _BATCH_SIZE))
 
 
@@ -133,20 +132,22 @@ def _rounded_mean(values: list[float | None]) -> float | None:
 def attribute_metrics(
     found: np.ndarray, labels: np.ndarray, train_labels: np.ndarray
 ) -> list[dict]:
-    """How well each attribute is told, and how well by always saying what holds for most.
+    """Accuracy of the predictions of each attribute, and of a constant prediction.
 
     Args:
-        found: probabilities (images, attributes).
-        labels: what is true, (images, attributes) bool.
-        train_labels: of the images that the network was trained on, likewise.
+        found: predicted probabilities, (images, attributes).
+        labels: true labels, (images, attributes) bool.
+        train_labels: labels of the images that the network was trained on, (images, attributes)
+            bool.
 
     Returns:
-        Per attribute: share, of the images for which it holds; accuracy, where a probability above
-        1/2 counts as yes; majority_accuracy, of the more frequent answer in training, always; and
-        balanced_accuracy, the mean of the accuracies over images with and without it, 1/2 for
-        guessing, where a probability above the attribute's share in training counts as yes. That
-        threshold is the best for it, as 1/2 is for accuracy. None where there is no image with or
-        without it.
+        One dict per attribute:
+            share: share of the images that have the attribute.
+            accuracy: at the threshold 1/2, which is optimal for it.
+            majority_accuracy: of always predicting the more frequent label in training.
+            balanced_accuracy: mean of the accuracies over the images with the attribute and over
+                those without it, 1/2 for guessing. The threshold is the attribute's share in
+                training, which is optimal for it. None if all images have the attribute, or none.
     """
     rows = []
     for column, (guess, truth) in enumerate(zip(found.T, labels.T, strict=True)):
@@ -166,9 +167,10 @@ def attribute_metrics(
 
 
 def summary(shards: Shards, network: AttributeClassifier | None) -> dict[str, Any]:
-    """`attribute_metrics` on the validation split: means over the attributes, and each by name.
+    """`attribute_metrics` on the validation split: means over attributes, and each attribute's.
 
-    A figure that is not defined is None; without labels all are, and there is no attribute.
+    A metric that is not defined is None. Without labels all means are None, and there are no
+    attributes.
     """
     rows: list[dict] = []
     if network is not None:
@@ -186,9 +188,11 @@ def summary(shards: Shards, network: AttributeClassifier | None) -> dict[str, An
 def save_classifier(
     network: AttributeClassifier | None, names: tuple[str, ...], folder: Path
 ) -> None:
-    """Write a folder of `NAMES`, the attributes in the order of the outputs, and `NETWORK`.
+    """Write a folder with `NAMES`, the attributes in the order of the outputs, and `NETWORK`.
 
-    Without a network, for data without labels, there are no names, and there is no such file.
+    Args:
+        network: None for data without labels: the list of names is then empty, and there is no
+            file `NETWORK`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAMES).write_text(json.dumps(names) + "\n", encoding="utf-8")
@@ -197,10 +201,10 @@ def save_classifier(
 
 
 def load_classifier(folder: Path) -> AttributeClassifier | None:
-    """What `save_classifier` has written; None for data without labels.
+    """Read the folder that `save_classifier` wrote; None for data without labels.
 
     Raises:
-        UserError: the folder, or what its names promise, is not there or not whole.
+        UserError: the folder or one of its files is missing or damaged.
     """
     try:
         names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
@@ -208,13 +212,13 @@ def load_classifier(folder: Path) -> AttributeClassifier | None:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{folder}: is not what the attributes stage writes ({reason}); write it again: "
+            f"{folder}: the attribute classifier is missing or damaged ({reason}); train it again: "
             f"dvc repro --force --single-item attributes"
         ) from None
 
 
 def features(network: AttributeClassifier, pictures: np.ndarray) -> np.ndarray:
-    """What the network describes images with, (count, `FEATURES`) float32.
+    """The network's feature vectors of images, (count, `FEATURES`) float32.
 
     Args:
         pictures: (count, size, size, 3) in [0, 1], of the size that the network was trained on.

@@ -1,162 +1,86 @@
-"""What is the same on every run: sizes of a trained VAE, and the quality of what it makes.
+"""All metrics of a trained VAE that are the same on every run, as one nested dict.
 
-A figure that is not defined, for the loss or for images so small, is None.
+`FAMILIES` lists the families of metrics: which section of the dict each fills, in which order, and
+what it is computed from. A family is a function or a class in a module beside this one, whose
+docstring names its metrics.
+
+To add a metric, add it to what its family returns. To add a family, write its file and add its line
+to `FAMILIES`. Nothing else here changes.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-from facevae.common.parameters import CHANNELS
-from facevae.evaluation.attribute_classifier import AttributeClassifier, features
-from facevae.evaluation.feature_metrics import NEIGHBOURS, frechet_distance, precision_and_recall
+from facevae.evaluation.attribute_classifier import AttributeClassifier
+from facevae.evaluation.feature_metrics import attribute_feature_metrics, inception_metrics
 from facevae.evaluation.image_metrics import (
-    MS_SSIM_SIDE,
-    SSIM_SIDE,
-    diversity,
-    ms_ssim,
-    psnr,
-    sharpness_ratio,
-    ssim,
+    ReconstructionQuality,
+    diversity_metrics,
+    sharpness_metrics,
 )
-from facevae.evaluation.inception import inception_features, load_inception
-from facevae.evaluation.likelihood import (
-    bits_per_dimension,
-    decoder_sigma,
-    importance_weighted_bits_per_dimension,
-    log_density,
+from facevae.evaluation.inputs import (
+    ImageSets,
+    Inputs,
+    SplitMetrics,
+    image_sets,
+    reconstructed_batches,
 )
-from facevae.evaluation.sliced_wasserstein import WASSERSTEIN_SIDE, sliced_wasserstein
-from facevae.latent.generation import prior_codes
+from facevae.evaluation.latent_units import LatentUnits
+from facevae.evaluation.likelihood import LikelihoodBounds, LossTerms
+from facevae.evaluation.sizes import decoder_sizes, encoder_sizes, set_sizes
+from facevae.evaluation.sliced_wasserstein import sliced_wasserstein_metrics
 from facevae.latent.priors import Prior
-from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images, noise
-
-# A latent unit is active if the variance of its mu over the data is above this
-# (Burda et al. 2015, arXiv 1509.00519, section 4).
-MIN_ACTIVE_VARIANCE = 0.01
-
-# Images in a set of samples, at most. Three such sets are held, 226 MB each at 96 pixels; and the
-# distances between them take a minute or two on two cores.
-_SAMPLES = 2048
-
-# The importance-weighted bound decodes each image as often as it has draws: seconds.
-_WEIGHTED_IMAGES = 256
-_WEIGHTED_DRAWS = 4
-
-_SEED = 0  # of all that is drawn here
+from facevae.shards.batches import Shards
 
 
-def active_units(mu: np.ndarray) -> int:
-    """How many columns of mu (count, latent) vary by more than `MIN_ACTIVE_VARIANCE`."""
-    return int(np.count_nonzero(mu.var(axis=0, dtype=np.float64) > MIN_ACTIVE_VARIANCE))
+@dataclass(frozen=True)
+class OfNetworks:
+    """A family computed from the VAE alone."""
+
+    section: str
+    metrics: Callable[[VAE], dict[str, Any]]
 
 
-def _sizes(model: keras.Model) -> dict[str, int]:
-    trainable = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-    return {"params": model.count_params(), "trainable_params": trainable}
+@dataclass(frozen=True)
+class OfTestSplit:
+    """A family computed from the test split and its reconstructions, batch by batch."""
+
+    section: str
+    metrics: type[SplitMetrics]
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 6)
+@dataclass(frozen=True)
+class OfImageSets:
+    """A family computed from whole sets of samples and real images."""
+
+    section: str
+    metrics: Callable[[ImageSets], dict[str, Any]]
 
 
-def _distances(real: np.ndarray, others: np.ndarray, suffix: str = "") -> dict[str, Any]:
-    """Both forms of the sliced Wasserstein distance: per side of a level, and their mean."""
-    forms: dict[str, dict[int, float]] = {"swd": {}, "swd_real_normalization": {}}
-    if real.shape[1] >= WASSERSTEIN_SIDE:
-        found = sliced_wasserstein(real, others, seed=_SEED)
-        forms = dict(zip(forms, found, strict=True))
-    return {
-        f"{name}{suffix}": {
-            **{str(side): _rounded(distance) for side, distance in levels.items()},
-            "mean": _rounded(sum(levels.values()) / len(levels)) if levels else None,
-        }
-        for name, levels in forms.items()
-    }
+FAMILIES: tuple[OfNetworks | OfTestSplit | OfImageSets, ...] = (
+    OfNetworks("encoder", encoder_sizes),
+    OfNetworks("decoder", decoder_sizes),
+    OfTestSplit("test", LossTerms),
+    OfTestSplit("test", ReconstructionQuality),
+    OfTestSplit("test", LatentUnits),
+    OfTestSplit("test", LikelihoodBounds),
+    OfImageSets("samples", set_sizes),
+    OfImageSets("samples", attribute_feature_metrics),
+    OfImageSets("samples", inception_metrics),
+    OfImageSets("samples", sliced_wasserstein_metrics),
+    OfImageSets("samples", sharpness_metrics),
+    OfImageSets("samples", diversity_metrics),
+)
 
 
-def _diversity(pictures: np.ndarray) -> float | None:
-    if pictures.shape[1] < MS_SSIM_SIDE or len(pictures) < 2:
-        return None
-    return _rounded(diversity(pictures, seed=_SEED))
-
-
-def _on_attributes(
-    network: AttributeClassifier | None, real: np.ndarray, others: dict[str, np.ndarray]
-) -> dict[str, float | None]:
-    """Frechet distance, precision and recall of sets of images, each with its suffix."""
-    names = ("frechet_distance", "precision", "recall")
-    if network is None or len(real) <= NEIGHBOURS:
-        return {f"{name}{suffix}": None for suffix in others for name in names}
-    reference, found = features(network, real), {}
-    for suffix, pictures in others.items():
-        described = features(network, pictures)
-        values = (
-            frechet_distance(reference, described),
-            *precision_and_recall(reference, described),
-        )
-        for name, value in zip(names, values, strict=True):
-            found[f"{name}{suffix}"] = _rounded(value)
-    return found
-
-
-def _on_inception(
-    weights: Path | None, real: np.ndarray, others: dict[str, np.ndarray]
-) -> dict[str, float | None]:
-    """FID of sets of images, each with its suffix."""
-    if weights is None or len(real) < 2:
-        return {f"fid{suffix}": None for suffix in others}
-    inception = load_inception(weights)
-    reference = inception_features(inception, real)
-    return {
-        f"fid{suffix}": _rounded(
-            frechet_distance(reference, inception_features(inception, pictures))
-        )
-        for suffix, pictures in others.items()
-    }
-
-
-def _first(shards: Shards, split: str, count: int, batch_size: int) -> np.ndarray:
-    """The first images of a split, (count, size, size, 3)."""
-    batches = images(shards, split, batch_size).take(-(-count // batch_size))
-    return np.concatenate([batch.numpy() for batch in batches])[:count]
-
-
-def _of_samples(
-    vae: VAE,
-    shards: Shards,
-    batch_size: int,
-    attribute_classifier: AttributeClassifier | None,
-    inception_weights: Path | None,
-    prior: Prior | None,
-) -> dict[str, Any]:
-    count = min(shards.counts["test"], shards.counts["train"], _SAMPLES)
-    real = _first(shards, "test", count, batch_size)
-    fresh = _first(shards, "train", count, batch_size)
-    points = prior_codes(count, vae.latent_size, _SEED, prior)
-    decode = tf.function(
-        lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
-    )
-    starts = range(0, count, batch_size)
-    made = np.concatenate([decode(points[start : start + batch_size]) for start in starts])
-    others = {"": made, "_floor": fresh}
-    return {
-        "count": count,
-        **_on_attributes(attribute_classifier, real, others),
-        **_on_inception(inception_weights, real, others),
-        **_distances(real, made),
-        **_distances(real, fresh, "_floor"),
-        "sharpness": _rounded(sharpness_ratio(made, real)),
-        "sharpness_floor": _rounded(sharpness_ratio(fresh, real)),
-        "diversity": _diversity(made),
-        "diversity_of_real": _diversity(real),
-    }
+def _rounded(value: Any) -> Any:
+    """Numbers to 6 decimals, also those in dicts; integers and None as they are."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return value if value is None or isinstance(value, int) else round(float(value), 6)
 
 
 def evaluate(
@@ -169,103 +93,41 @@ def evaluate(
     inception_weights: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Sizes of both networks, the loss, its terms and quality on the test split, and samples.
+    """Compute all metrics of `FAMILIES`.
 
     Args:
-        prior: where samples are drawn from; None: N(0, I). The bits per dimension are those under
-            N(0, I) all the same.
-        attribute_classifier: of the module of that name, trained on the same data; None if the data
-            has no labels.
-        inception_weights: file of `facevae.evaluation.inception`; None if there is none.
-        progress: called with (images done, images in all) after each batch.
+        batch_size, prior, attribute_classifier, inception_weights: as in
+            `facevae.evaluation.inputs.Inputs`.
+        progress: called with (images done, images in all) after each batch of the test split.
 
     Returns:
-        encoder: params, trainable_params, flattened (units that Flatten hands on)
-        decoder: params, trainable_params
-        test: images; reconstruction, kl and loss per image, with one z sampled for each from a
-            fixed seed; sigma of the Decoder, None if its loss stands for no Gaussian; psnr (dB),
-            ssim and ms_ssim of reconstructions from mu, mean over images; active_units;
-            kl_per_unit: nats of the smallest, the median and the largest unit, each a mean over
-            images; elbo_bits_per_dimension, of all images with that one z each; and
-            importance_weighted_bits_per_dimension, of the first 256 images with 4 z each
-        samples: count: images decoded from the prior, as many as there are test images, of the same
-            number of which, and of train images, the rest is made (at most 2,048);
-            frechet_distance, precision and recall, on the features of `attribute_classifier`, and
-            fid, on those of Inception, against the test images, each None without it; swd and
-            swd_real_normalization: per level and their mean, against the test images; sharpness,
-            over theirs; diversity; and diversity_of_real, theirs, which is its floor. Each
-            `_floor` is the same of train images in place of samples: what fresh real images get
-
-    The metrics are defined in the modules beside this one. Precision on these features sees neither
-    blur nor noise: such images move in between the faces, where the balls around those overlap, and
-    it may even rise. Recall and the distances see both.
+        Sections with metrics by name, in the order of `FAMILIES`, rounded to 6 decimals. A metric
+        that is not defined, for the loss or for images of this size, is None. In the section
+        `samples`, a name that ends in `_floor` is the real-data reference of the metric before it.
 
     Raises:
         UserError: `inception_weights` cannot be used.
     """
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def look(batch, position):
-        epsilon = noise(0, position, (tf.shape(batch)[0], vae.latent_size))
-        sampled = vae({"images": batch, "epsilon": epsilon}, training=False)
-        terms = tf.stack(vae.loss_terms(batch, sampled))
-        per_unit = tf.reduce_mean(kl_per_unit(sampled["mu"], sampled["log_var"]), axis=0)
-        return terms, per_unit, sampled["mu"], vae.decoder(sampled["mu"], training=False)
-
-    measures: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"psnr": psnr}
-    if shards.image_size >= SSIM_SIDE:
-        measures["ssim"] = ssim
-    if shards.image_size >= MS_SSIM_SIDE:
-        measures["ms_ssim"] = ms_ssim
-    found: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    totals, units, count, codes = np.zeros(2), np.zeros(vae.latent_size), 0, []
-    for position, batch in enumerate(images(shards, "test", batch_size)):
-        terms, per_unit, mu, reconstructed = look(batch, tf.constant(position, tf.int64))
-        totals += terms.numpy().astype(np.float64) * len(batch)
-        units += per_unit.numpy().astype(np.float64) * len(batch)
-        codes.append(mu.numpy())
-        for name, measure in measures.items():
-            found[name].append(measure(batch.numpy(), reconstructed.numpy()))
-        count += len(batch)
-        progress(count, shards.counts["test"])
-    reconstruction, kl = (totals / count).tolist()
-    quality = {name: _rounded(np.mean(np.concatenate(values))) for name, values in found.items()}
-    units /= count
-    sigma = decoder_sigma(vae)
-    elbo = weighted = None
-    if sigma is not None:
-        dimensions = CHANNELS * shards.image_size**2
-        density = -reconstruction
-        if vae.reconstruction == "mse":
-            density = log_density(reconstruction, sigma=sigma, dimensions=dimensions)
-        elbo = bits_per_dimension(density - kl, dimensions)
-        few = _first(shards, "test", min(count, _WEIGHTED_IMAGES), batch_size)
-        weighted = importance_weighted_bits_per_dimension(
-            vae, few, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=_SEED
-        ).mean()
-    flattened = vae.encoder.get_layer("flatten").output.shape[1]
-    return {
-        "encoder": {**_sizes(vae.encoder), "flattened": flattened},
-        "decoder": _sizes(vae.decoder),
-        "test": {
-            "images": count,
-            "loss": round(reconstruction + vae.kl_weight * kl, 6),
-            "reconstruction": round(reconstruction, 6),
-            "kl": round(kl, 6),
-            "sigma": _rounded(sigma),
-            "psnr": quality["psnr"],
-            "ssim": quality.get("ssim"),
-            "ms_ssim": quality.get("ms_ssim"),
-            "active_units": active_units(np.concatenate(codes)),
-            "kl_per_unit": {
-                "smallest": _rounded(units.min()),
-                "median": _rounded(np.median(units)),
-                "largest": _rounded(units.max()),
-            },
-            "elbo_bits_per_dimension": _rounded(elbo),
-            "importance_weighted_bits_per_dimension": _rounded(weighted),
-        },
-        "samples": _of_samples(
-            vae, shards, batch_size, attribute_classifier, inception_weights, prior
-        ),
+    inputs = Inputs(vae, shards, batch_size, prior, attribute_classifier, inception_weights)
+    of_test_split = {
+        family: family.metrics(inputs) for family in FAMILIES if isinstance(family, OfTestSplit)
     }
+    done = 0
+    for batch in reconstructed_batches(inputs):
+        for metrics in of_test_split.values():
+            metrics.update(batch)
+        done += len(batch.images)
+        progress(done, shards.counts["test"])
+
+    sets = image_sets(inputs)
+    found: dict[str, Any] = {}
+    for family in FAMILIES:
+        match family:
+            case OfNetworks():
+                values = family.metrics(vae)
+            case OfTestSplit():
+                values = of_test_split[family].result()
+            case OfImageSets():
+                values = family.metrics(sets)
+        found.setdefault(family.section, {}).update(values)
+    return _rounded(found)

@@ -1,11 +1,17 @@
 """Metrics of features: the Frechet distance, and precision and recall, of two sets of images.
 
-A network has described each image by a vector: see `attribute_classifier` and `inception`.
+The features of an image are a vector in which a network describes it: see `attribute_classifier`
+and `inception`.
 """
+
+from typing import Any
 
 import numpy as np
 
+from facevae.evaluation.attribute_classifier import features
 from facevae.evaluation.image_metrics import blocks
+from facevae.evaluation.inception import inception_features, load_inception
+from facevae.evaluation.inputs import ImageSets
 
 NEIGHBOURS = 3  # of precision and recall; a set has more images
 
@@ -13,15 +19,15 @@ NEIGHBOURS = 3  # of precision and recall; a set has more images
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     """Frechet distance of the Gaussians fitted to two sets of features.
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), S the sample covariances (Heusel et al. 2017,
-    arXiv 1706.08500, equation 6; FID with the features of Inception).
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), m the means and S the sample covariances (Heusel
+    et al. 2017, arXiv 1706.08500, equation 6). With the features of Inception this is FID.
 
     Args:
-        real, generated: (count, dimensions), at least two of each.
+        real, generated: features (count, dimensions), at least two of each.
     """
     real, generated = real.astype(np.float64), generated.astype(np.float64)
     shift = real.mean(axis=0) - generated.mean(axis=0)
-    # S = R'R, R with as many rows as there are points, or dimensions, whichever are fewer.
+    # S = R'R. R has min(points, dimensions) rows.
     first, second = (
         np.linalg.qr((x - x.mean(axis=0)) / np.sqrt(len(x) - 1)).R for x in (real, generated)
     )
@@ -36,10 +42,13 @@ def _squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _coverage(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> float:
-    """Share of points within the ball of a point of `manifold` to its k-th nearest neighbour."""
+    """Share of points inside a ball around a point of `manifold`.
+
+    The radius of each ball is the distance of its centre to the k-th nearest neighbour.
+    """
     radii = np.concatenate(
         [
-            # The nearest is the point itself.
+            # Index 0 is the point itself.
             np.partition(_squared_distances(manifold[block], manifold), neighbours)[:, neighbours]
             for block in blocks(len(manifold))
         ]
@@ -54,23 +63,67 @@ def _coverage(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> floa
 def precision_and_recall(
     real: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """How much of what is generated could be real, and how much of what is real is generated.
+    """Share of generated images that could be real, and of real images that could be generated.
 
-    Kynkäänniemi et al. 2019, arXiv 1904.06991: a set's manifold is the union of balls around its
-    points, each as large as the distance to its `neighbours`-th nearest neighbour. Precision is
-    the share of generated points in the real manifold, recall that of real ones in the generated.
+    Kynkäänniemi et al. 2019, arXiv 1904.06991: the manifold of a set is the union of balls around
+    its points; the radius of each is the distance to the `neighbours`-th nearest neighbour.
+    Precision is the share of generated points in the real manifold. Recall is the share of real
+    points in the generated manifold.
 
     Args:
         real, generated: features (count, dimensions).
-        neighbours: the published 3; both sets have more points.
+        neighbours: the published value is 3; both sets have more points than this.
 
     Raises:
         ValueError: a set has too few points.
     """
-    if min(len(real), len(generated)) <= neighbours:
-        raise ValueError(f"no point has {neighbours} neighbours in a set of so few")
+    fewest = min(len(real), len(generated))
+    if fewest <= neighbours:
+        raise ValueError(f"{fewest} points are too few: each needs {neighbours} neighbours")
     real, generated = real.astype(np.float64), generated.astype(np.float64)
-    # Distances do not change with the origin, and lose least to rounding near the mean.
+    # Distances do not depend on the origin; rounding errors are smallest near the mean.
     origin = real.mean(axis=0)
     real, generated = real - origin, generated - origin
     return _coverage(generated, real, neighbours), _coverage(real, generated, neighbours)
+
+
+def attribute_feature_metrics(sets: ImageSets) -> dict[str, Any]:
+    """frechet_distance, precision and recall on the attribute classifier's features.
+
+    Each compares the generated images with the real ones; each with _floor is the real-data
+    reference. All are None without an attribute classifier, and for sets of at most three images.
+
+    Precision on these features detects neither blur nor noise: the features of spoiled faces lie
+    between those of real faces, where the balls overlap, and precision may even rise. Recall and
+    the distance detect both.
+    """
+    names = ("frechet_distance", "precision", "recall")
+    network, compared = sets.attribute_classifier, sets.compared()
+    if network is None or len(sets.real) <= NEIGHBOURS:
+        return {f"{name}{suffix}": None for suffix in compared for name in names}
+    real = features(network, sets.real)
+    found: dict[str, float] = {}
+    for suffix, images in compared.items():
+        others = features(network, images)
+        values = frechet_distance(real, others), *precision_and_recall(real, others)
+        found |= {f"{name}{suffix}": value for name, value in zip(names, values, strict=True)}
+    return found
+
+
+def inception_metrics(sets: ImageSets) -> dict[str, Any]:
+    """fid of the generated and the real images, and fid_floor, its real-data reference.
+
+    Both are None without Inception's weights, and for sets of one image.
+
+    Raises:
+        UserError: the file of the weights cannot be used.
+    """
+    compared = sets.compared()
+    if sets.inception_weights is None or len(sets.real) < 2:
+        return {f"fid{suffix}": None for suffix in compared}
+    network = load_inception(sets.inception_weights)
+    real = inception_features(network, sets.real)
+    return {
+        f"fid{suffix}": frechet_distance(real, inception_features(network, images))
+        for suffix, images in compared.items()
+    }

@@ -1,26 +1,34 @@
 """Metrics of pixels: PSNR, SSIM and MS-SSIM of pairs of images; diversity and sharpness of a set.
 
-Images are arrays (count, height, width, 3) of float in [0, 1]. A metric that is not defined for
-images of some size refuses them: below `SSIM_SIDE` and `MS_SSIM_SIDE`.
+Images are arrays (count, height, width, 3) of float in [0, 1]. SSIM raises an error for images
+smaller than `SSIM_SIDE`, MS-SSIM and diversity for images smaller than `MS_SSIM_SIDE`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from facevae.common.errors import UserError
+from facevae.evaluation.inputs import (
+    SEED,
+    ImageSets,
+    Inputs,
+    ReconstructedBatch,
+    SplitMetrics,
+)
 
-_WINDOW = 11  # of SSIM, pixels
+_WINDOW = 11  # side of SSIM's window, pixels
 
-# The smallest images, pixels a side, for which the metric is defined.
+# Smallest side of an image, pixels, for which the metric is defined.
 SSIM_SIDE = _WINDOW
 MS_SSIM_SIDE = 2 * _WINDOW  # two scales
 
 # Exponents of MS-SSIM's scales, finest first (Wang, Simoncelli & Bovik 2003).
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
-_BLOCK = 64  # images in work at a time
+_BLOCK = 64  # images processed at a time
 
 
 def check_pairs(first: np.ndarray, second: np.ndarray) -> None:
@@ -30,7 +38,11 @@ def check_pairs(first: np.ndarray, second: np.ndarray) -> None:
 
 
 def check_side(images: np.ndarray, side: int, what: str) -> None:
-    """Raise a UserError if images are smaller than `side` pixels, which the metric `what` needs."""
+    """Raise a UserError if images are smaller than the `side` pixels that a metric needs.
+
+    Args:
+        what: name of the metric.
+    """
     if min(images.shape[1:3]) < side:
         height, width = images.shape[1:3]
         raise UserError(
@@ -39,24 +51,25 @@ def check_side(images: np.ndarray, side: int, what: str) -> None:
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """Slices of at most 64 images, so that little memory is in use at a time."""
+    """Slices of at most 64 images, to bound the memory of intermediate results."""
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Structural similarity of each pair, 1 for equal images: tf.image's, Gaussian window of 11.
+    """Structural similarity of each pair of images, 1 for equal images.
 
-    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity",
+    as tf.image.ssim computes it, with a Gaussian window of 11 pixels.
 
     Args:
         first, second: (count, height, width, 3).
 
     Returns:
-        (count,) float64, mean over positions and channels.
+        (count,) float64, means over positions and channels.
 
     Raises:
         UserError: the images are smaller than the window of 11 pixels.
-        ValueError: they are not pairs.
+        ValueError: the sets differ in shape.
     """
     check_pairs(first, second)
     check_side(first, SSIM_SIDE, "SSIM")
@@ -65,25 +78,27 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def ms_ssim_scales(side: int) -> int:
-    """How many of MS-SSIM's five scales, each half the last, hold its window of 11 pixels."""
+    """How many of MS-SSIM's five scales, each half the size, hold its window of 11 pixels."""
     return sum(side >> scale >= _WINDOW for scale in range(len(_SCALE_WEIGHTS)))
 
 
 def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Multi-scale structural similarity of each pair, 1 for equal images: tf.image's.
+    """Multi-scale structural similarity of each pair of images, 1 for equal images.
 
-    Wang, Simoncelli & Bovik 2003, "Multiscale structural similarity for image quality assessment":
-    five scales, the last of images 16 times smaller. Images of less than 176 pixels do not hold
-    the window of 11 pixels there. The window is kept and the scales are left out, rather than the
-    other way round: with a smaller one, SSIM's Gaussian of sigma 1.5 would be cut off, and every
-    scale would measure something else. The exponents of those that remain are scaled to sum to 1.
-    There are four at 96 pixels, so that figures compare at equal image sizes only.
+    Wang, Simoncelli & Bovik 2003, "Multiscale structural similarity for image quality assessment",
+    as tf.image.ssim_multiscale computes it: five scales, each half the size of the one before.
+
+    Images smaller than 176 pixels do not hold the window of 11 pixels at all five scales. The
+    scales that do not hold it are left out, and the exponents of the others are rescaled to sum to
+    1. (A smaller window would cut off SSIM's Gaussian of sigma 1.5, and every scale would measure
+    something else.) At 96 pixels there are four scales. Values are therefore comparable at equal
+    image sizes only.
 
     Args and Returns: as `ssim`.
 
     Raises:
-        UserError: less than two scales fit, for images of less than 22 pixels.
-        ValueError: they are not pairs.
+        UserError: fewer than two scales remain: the images are smaller than 22 pixels.
+        ValueError: the sets differ in shape.
     """
     check_pairs(first, second)
     check_side(first, MS_SSIM_SIDE, "MS-SSIM")
@@ -99,8 +114,8 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def diversity(images: np.ndarray, *, seed: int = 0) -> float:
     """Mean `ms_ssim` over random pairs of a set: the smaller, the more its images differ.
 
-    Odena et al. 2016, arXiv 1610.09585. It says something only beside that of real images. There
-    are as many pairs as images; each image is in two, and never beside itself.
+    Odena et al. 2016, arXiv 1610.09585. It is meaningful only in comparison with real images.
+    There are as many pairs as images. Each image is in two pairs, and never paired with itself.
 
     Args:
         images: (count, height, width, 3), at least two.
@@ -108,13 +123,13 @@ def diversity(images: np.ndarray, *, seed: int = 0) -> float:
 
     Raises:
         UserError: the images are too small for MS-SSIM.
-        ValueError: there are no two of them.
+        ValueError: there are fewer than two images.
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} images make no pairs")
     order = np.random.default_rng(seed).permutation(len(images))
     others = np.roll(order, 1)
-    # Block by block: the pairs of a whole set would be two more of it.
+    # Block by block: all pairs at once would be two copies of the set.
     found = [ms_ssim(images[order[block]], images[others[block]]) for block in blocks(len(order))]
     return float(np.mean(np.concatenate(found)))
 
@@ -123,7 +138,7 @@ def sharpness(images: np.ndarray) -> float:
     """Variance over the pixels of the 3x3 Laplacian of the grey image, mean over images.
 
     Tolstikhin et al. 2017, arXiv 1711.01558, appendix: kernel [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
-    no padding. Grey is 0.299 red + 0.587 green + 0.114 blue. It takes noise for sharpness, too.
+    no padding. Grey is 0.299 red + 0.587 green + 0.114 blue. Noise increases it, too.
 
     Args:
         images: (count, height, width, 3), at least 3 pixels a side.
@@ -138,7 +153,7 @@ def sharpness(images: np.ndarray) -> float:
 
 
 def sharpness_ratio(images: np.ndarray, real: np.ndarray) -> float | None:
-    """`sharpness` of images over that of real ones; None if those are flat."""
+    """`sharpness` of images divided by that of real images; None if that is 0."""
     of_real = sharpness(real)
     return sharpness(images) / of_real if of_real else None
 
@@ -146,7 +161,8 @@ def sharpness_ratio(images: np.ndarray, real: np.ndarray) -> float | None:
 def psnr(originals: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """Peak signal-to-noise ratio of each image, dB, for pixel values in [0, 1].
 
-    PSNR = -10 log10(MSE), the MSE over height, width and channels.
+    PSNR = -10 log10(MSE), the MSE over height, width and channels, in float64: tf.image.psnr
+    computes in float32, which is off by 1e-6 dB in the mean over images and 1e-5 dB for one.
 
     Args:
         originals, reconstructed: (count, height, width, channels).
@@ -156,3 +172,55 @@ def psnr(originals: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
     """
     difference = reconstructed.astype(np.float64) - originals
     return -10.0 * np.log10(np.mean(np.square(difference), axis=(1, 2, 3)))
+
+
+# Metrics of pairs of images, each with the smallest side, pixels, for which it is defined.
+_OF_PAIRS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]] = {
+    "psnr": (psnr, 1),
+    "ssim": (ssim, SSIM_SIDE),
+    "ms_ssim": (ms_ssim, MS_SSIM_SIDE),
+}
+
+
+class ReconstructionQuality(SplitMetrics):
+    """psnr (dB), ssim and ms_ssim of reconstructions from mu: means over images.
+
+    A metric is None if the images are too small for it.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self._found: dict[str, list[np.ndarray]] = {name: [] for name in _OF_PAIRS}
+
+    def update(self, batch: ReconstructedBatch) -> None:
+        for name, (measure, side) in _OF_PAIRS.items():
+            if self.inputs.shards.image_size >= side:
+                self._found[name].append(measure(batch.images, batch.reconstructions))
+
+    def result(self) -> dict[str, Any]:
+        return {
+            name: np.mean(np.concatenate(values)) if values else None
+            for name, values in self._found.items()
+        }
+
+
+def sharpness_metrics(sets: ImageSets) -> dict[str, Any]:
+    """sharpness and sharpness_floor: `sharpness_ratio` to the real images."""
+    return {
+        f"sharpness{suffix}": sharpness_ratio(images, sets.real)
+        for suffix, images in sets.compared().items()
+    }
+
+
+def diversity_metrics(sets: ImageSets) -> dict[str, Any]:
+    """diversity of the generated images, and diversity_of_real, its real-data reference.
+
+    Both are None for images that are too small for `ms_ssim`, and for sets of one image.
+    """
+
+    def of_set(images: np.ndarray) -> float | None:
+        if images.shape[1] < MS_SSIM_SIDE or len(images) < 2:
+            return None
+        return diversity(images, seed=SEED)
+
+    return {"diversity": of_set(sets.generated), "diversity_of_real": of_set(sets.real)}

@@ -5,13 +5,14 @@ float in [0, 1].
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from facevae.evaluation.image_metrics import blocks, check_pairs, check_side
+from facevae.evaluation.inputs import SEED, ImageSets
 
-WASSERSTEIN_SIDE = 16  # pixels of the smallest level, and so of the smallest images
+WASSERSTEIN_SIDE = 16  # smallest side of a level, and so of an image, pixels
 
 # As published with arXiv 1710.10196.
 _PATCH = 7
@@ -19,18 +20,19 @@ _PATCHES_PER_IMAGE = 128
 _DIRECTIONS = 512
 _SCALE = 1e3
 
-# Bytes that the projections of patches may take: as many directions at a time as fit.
+# Most bytes of projections of patches held at a time; the directions are divided accordingly.
 _PROJECTIONS = 256 * 2**20
 
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
 
+# scipy.ndimage.convolve1d would be as fast, and change the distances in the eighth digit.
 def _along(axis: int, part: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, part)
 
 
 def _halved(images: np.ndarray) -> np.ndarray:
-    """Smoothed with the binomial filter of 5 and every other pixel taken, mirrored at the edges."""
+    """Every other pixel of images smoothed with the binomial filter of 5, edges mirrored."""
     for axis in (1, 2):
         pad = [(0, 0)] * images.ndim
         pad[axis] = (2, 2)
@@ -44,7 +46,10 @@ def _halved(images: np.ndarray) -> np.ndarray:
 
 
 def _doubled(images: np.ndarray) -> np.ndarray:
-    """Zeros between the pixels, then 2 x the same filter each way: written out for both phases."""
+    """Images with zeros inserted between the pixels, smoothed with twice the same filter.
+
+    Written out for both phases, the pixels and the zeros between them.
+    """
     for axis in (1, 2):
         size = images.shape[axis]
         before = images.take([1, *range(size - 1)], axis)
@@ -59,12 +64,12 @@ def _doubled(images: np.ndarray) -> np.ndarray:
 
 
 def laplacian_level(images: np.ndarray, level: int, levels: int) -> np.ndarray:
-    """One level of the Laplacian pyramid (Burt & Adelson 1983), as in arXiv 1710.10196's code.
+    """One level of the Laplacian pyramid (Burt & Adelson 1983), as in the code of arXiv 1710.10196.
 
     Args:
         images: (count, height, width, 3), both sides divisible by 2^(levels - 1).
-        level: 0 for the finest.
-        levels: of the pyramid; the last is the smallest image itself, not a difference.
+        level: its number; 0 is the finest.
+        levels: levels of the pyramid; the last is the smallest image itself, not a difference.
 
     Returns:
         (count, height / 2^level, width / 2^level, 3) float32.
@@ -76,7 +81,7 @@ def laplacian_level(images: np.ndarray, level: int, levels: int) -> np.ndarray:
 
 
 def pyramid_sides(side: int) -> list[int]:
-    """Sides of the pyramid's levels: 96, 48, 24 for 96; none for images of less than 16 pixels."""
+    """Sides of the pyramid's levels: 96, 48, 24 for 96; none for images smaller than 16 pixels."""
     sides = [side] if side >= WASSERSTEIN_SIDE else []
     while sides and sides[-1] % 2 == 0 and sides[-1] // 2 >= WASSERSTEIN_SIDE:
         sides.append(sides[-1] // 2)
@@ -84,7 +89,11 @@ def pyramid_sides(side: int) -> list[int]:
 
 
 def _patches(images: np.ndarray, corners: np.ndarray, level: int, levels: int) -> np.ndarray:
-    """Patches of a level at corners (count, patches, 2): (count * patches, 147) float32."""
+    """Patches of a level, (count * patches, 147) float32.
+
+    Args:
+        corners: top left corner, row and column, of each patch, (count, patches, 2).
+    """
     per_image = corners.shape[1]
     patches = np.empty((len(images) * per_image, 3 * _PATCH**2), np.float32)
     for block in blocks(len(images)):
@@ -100,13 +109,13 @@ def _patches(images: np.ndarray, corners: np.ndarray, level: int, levels: int) -
 
 
 def _mean_and_deviation(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per channel over all patches, spread over the values of a patch: twice (147,) float64."""
-    # The sums are in float64, and without a copy of all patches in it.
+    """Per channel over all patches, repeated for the values of a patch: two (147,) float64."""
+    # Sums in float64, without a float64 copy of all patches.
     squares = np.einsum("ij,ij->j", patches, patches, dtype=np.float64)
     of_values = patches.mean(axis=0, dtype=np.float64), squares / len(patches)
     mean, square = (values.reshape(-1, 3).mean(axis=0) for values in of_values)
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    deviation[deviation == 0.0] = 1.0  # of one colour: nothing to scale
+    deviation[deviation == 0.0] = 1.0  # images of one colour: nothing to scale
     return np.tile(mean, _PATCH**2), np.tile(deviation, _PATCH**2)
 
 
@@ -114,9 +123,10 @@ class SlicedWasserstein(NamedTuple):
     """Sliced Wasserstein distances x 1e3, by the side of the pyramid's level in pixels.
 
     Attributes:
-        published: each set's patches normalised by their own mean and deviation. It does not see
-            what a common factor undoes: blur, above all.
-        real_normalization: both normalised by those of the real set's patches.
+        published: the patches of each set are normalised by their own mean and standard deviation.
+            It does not detect changes of contrast, and hardly detects blur.
+        real_normalization: the patches of both sets are normalised by the mean and standard
+            deviation of the real set's.
     """
 
     published: dict[int, float]
@@ -126,21 +136,22 @@ class SlicedWasserstein(NamedTuple):
 def sliced_wasserstein(
     real: np.ndarray, generated: np.ndarray, *, seed: int = 0
 ) -> SlicedWasserstein:
-    """Distance of two sets of images by the distribution of their patches, per level of detail.
+    """Distance between the distributions of patches of two sets of images, per level of detail.
 
-    Karras et al. 2017, arXiv 1710.10196, section 5: 128 patches of 7 x 7 pixels an image, of the
-    Laplacian pyramid down to 16 pixels, each channel normalised; the mean over 512 random
-    directions of the Wasserstein-1 distance of the patches projected onto them. A level's patches
-    lie at the same places in both sets, so that the distance of a set to itself is 0, up to the
-    rounding of float32 (below 1e-3). Between two sets of real images it is not: the distance falls
-    with the count, and compares at equal counts only.
+    Karras et al. 2017, arXiv 1710.10196, section 5: 128 patches of 7 x 7 pixels per image, from
+    each level of the Laplacian pyramid down to 16 pixels, each channel normalised; the mean over
+    512 random directions of the Wasserstein-1 distance between the patches projected onto them.
 
-    What it holds is the patches of a level, two thirds of the size of 96-pixel images in float32,
+    The patches of a level are at the same positions in both sets, so that the distance of a set to
+    itself is 0, up to the rounding of float32 (below 1e-3). Between two sets of real images it is
+    above 0 and falls with the number of images; distances are comparable at equal numbers only.
+
+    Memory: the patches of one level, two thirds of the size of both sets at 96 pixels in float32,
     and 256 MiB of projections.
 
     Args:
         real, generated: (count, side, side, 3), the same count.
-        seed: of patches and directions.
+        seed: of the positions of patches and of the directions.
 
     Raises:
         UserError: the images are smaller than 16 pixels.
@@ -167,12 +178,12 @@ def sliced_wasserstein(
 def _level_distances(
     real: np.ndarray, generated: np.ndarray, directions: np.ndarray
 ) -> tuple[float, float]:
-    """Published and with the real normalisation, of patches (count, 147) each."""
+    """The published distance and that with real normalisation, of patches (count, 147) each."""
 
     def projected(
         patches: np.ndarray, weights: Sequence[np.ndarray], origins: Sequence[np.ndarray]
     ) -> np.ndarray:
-        """Patches less an origin, times weights: (all directions, patches) float32, sorted."""
+        """(patches - origin) @ weight for each pair: (all directions, patches) float32, sorted."""
         joined = np.concatenate(weights, axis=1).T.astype(np.float32)
         shifts = [origin @ weight for origin, weight in zip(origins, weights, strict=True)]
         projections = joined @ patches.T
@@ -184,7 +195,7 @@ def _level_distances(
     own_mean, own_deviation = _mean_and_deviation(generated)
 
     def summed(chosen: np.ndarray) -> np.ndarray:
-        """Both distances, (2,), summed over some directions; what it held is free afterwards."""
+        """Both distances, (2,), summed over some directions."""
         by_real, by_own = chosen / deviation[:, None], chosen / own_deviation[:, None]
         reference = projected(real, [by_real], [mean])
         both = projected(generated, [by_own, by_real], [own_mean, mean])
@@ -195,9 +206,29 @@ def _level_distances(
         ]
         return np.sum(distances, axis=0)
 
-    # Three projections of a patch: the real one, and the generated one normalised both ways.
+    # Three projections: of the real patch, and of the generated patch normalised both ways.
     at_once = max(1, _PROJECTIONS // (3 * 4 * len(real)))
     starts = range(0, _DIRECTIONS, at_once)
     totals = np.sum([summed(directions[:, start : start + at_once]) for start in starts], axis=0)
     published, real_normalization = (_SCALE * totals / _DIRECTIONS).tolist()
     return published, real_normalization
+
+
+def sliced_wasserstein_metrics(sets: ImageSets) -> dict[str, Any]:
+    """swd and swd_real_normalization, and each of them with _floor, the real-data reference.
+
+    Each is a dict of the distances by the side of the level, and of their "mean". For images that
+    are too small there are no levels, and the mean is None.
+    """
+    found = {}
+    for suffix, images in sets.compared().items():
+        forms: dict[str, dict[int, float]] = {"swd": {}, "swd_real_normalization": {}}
+        if sets.real.shape[1] >= WASSERSTEIN_SIDE:
+            distances = sliced_wasserstein(sets.real, images, seed=SEED)
+            forms = dict(zip(forms, distances, strict=True))
+        for name, levels in forms.items():
+            found[f"{name}{suffix}"] = {
+                **{str(side): distance for side, distance in levels.items()},
+                "mean": sum(levels.values()) / len(levels) if levels else None,
+            }
+    return found

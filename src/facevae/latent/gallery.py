@@ -20,7 +20,7 @@ from facevae.latent.generation import interpolations, reconstructions, samples, 
 from facevae.latent.priors import Prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import save_grid
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards, images, load_images
 
 _BATCH_SIZE = 64  # little memory; larger ones are hardly faster
 _LABELLED_BATCHES = 313  # the mean over about 20,000 training images is as good as that over all
@@ -81,7 +81,7 @@ def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, fo
     attributes added, a column each.
     """
     rows, columns, pairs = settings.rows, settings.columns, _pairs(settings)
-    held_out = next(iter(images(shards, "test", _held_out_images(settings)))).numpy()
+    held_out = load_images(shards, "test", _held_out_images(settings))
     names = _names(settings, shards)
     directions = np.zeros((1, vae.latent_size), np.float32)  # the reconstruction's
     if names:

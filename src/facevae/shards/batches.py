@@ -15,6 +15,8 @@ from facevae.shards.records import find_damage, read_manifest
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
 SHUFFLE_BUFFER = 2048
 
+_LOAD_BATCH = 64  # images that `load_images` decodes at a time
+
 # Python's `if` and `for` need no translation here; trying costs a quarter of a second.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
@@ -113,6 +115,22 @@ def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
     """
     records = tf.data.TFRecordDataset(shards.files(split))
     return _batches(records, shards, batch_size, drop_remainder=False).prefetch(1)
+
+
+def load_images(shards: Shards, split: str, limit: int | None = None) -> np.ndarray:
+    """The first images of a split, in file order, as one array.
+
+    Args:
+        limit: load at most this many, at least one; None: load the whole split.
+
+    Returns:
+        (images, size, size, 3) float32 in [0, 1].
+    """
+    records = tf.data.TFRecordDataset(shards.files(split))
+    if limit is not None:
+        records = records.take(limit)
+    batches = _batches(records, shards, _LOAD_BATCH, drop_remainder=False)
+    return np.concatenate([batch.numpy() for batch in batches])
 
 
 def labelled_batches(shards: Shards, *, batch_size: int, seed: int) -> tf.data.Dataset:

@@ -1,0 +1,156 @@
+"""What metrics are computed from: a trained VAE, batches of the test split, and sets of images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from facevae.evaluation.attribute_classifier import AttributeClassifier
+from facevae.latent.generation import prior_codes
+from facevae.latent.priors import Prior
+from facevae.model.losses import kl_per_unit
+from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images, load_images, noise
+
+SEED = 0  # of all random numbers of the evaluation
+
+# Images in a set of samples, at most. Three such sets are held in memory, 226 MB each at 96 pixels,
+# and the metrics of features compare each image with every other.
+_MAX_SAMPLES = 2048
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A trained VAE, the data to evaluate it on, and the networks that describe images.
+
+    Attributes:
+        batch_size: images that go through the VAE at a time.
+        prior: distribution of the latent codes of samples; None: N(0, I).
+        attribute_classifier: trained on the same data; None if the data has no labels.
+        inception_weights: file for `facevae.evaluation.inception`; None: no FID.
+    """
+
+    vae: VAE
+    shards: Shards
+    batch_size: int
+    prior: Prior | None = None
+    attribute_classifier: AttributeClassifier | None = None
+    inception_weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReconstructedBatch:
+    """Images of the test split and what the VAE computes from them.
+
+    Attributes:
+        images: (batch, size, size, 3) float32 in [0, 1].
+        reconstructions: decoded from mu, of the shape of `images`.
+        mu: means of q(z|x), (batch, latent) float32.
+        loss_terms: reconstruction term and KL, (2,) float32, means over the batch, with one z
+            sampled per image from a fixed seed.
+        kl_per_unit: KL of each latent unit, nats, (latent,) float32, mean over the batch.
+    """
+
+    images: np.ndarray
+    reconstructions: np.ndarray
+    mu: np.ndarray
+    loss_terms: np.ndarray
+    kl_per_unit: np.ndarray
+
+
+def reconstructed_batches(inputs: Inputs) -> Iterator[ReconstructedBatch]:
+    """The test split, batch by batch, in file order."""
+    vae = inputs.vae
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def compute(batch, position):
+        epsilon = noise(SEED, position, (tf.shape(batch)[0], vae.latent_size))
+        outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
+        terms = tf.stack(vae.loss_terms(batch, outputs))
+        per_unit = tf.reduce_mean(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=0)
+        return vae.decoder(outputs["mu"], training=False), outputs["mu"], terms, per_unit
+
+    for position, batch in enumerate(images(inputs.shards, "test", inputs.batch_size)):
+        computed = compute(batch, tf.constant(position, tf.int64))
+        yield ReconstructedBatch(batch.numpy(), *(tensor.numpy() for tensor in computed))
+
+
+class SplitMetrics(ABC):
+    """A family of metrics of the test split that needs one pass over it, batch by batch."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    @abstractmethod
+    def update(self, batch: ReconstructedBatch) -> None:
+        """Take in one more batch."""
+
+    @abstractmethod
+    def result(self) -> dict[str, Any]:
+        """The metrics over all batches taken in, at least one."""
+
+
+class ImageMean:
+    """The mean over images of values that are given as means over batches.
+
+    Attributes:
+        images: how many images are in it.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._total: np.ndarray | float = 0.0
+
+    def update(self, batch_mean: np.ndarray, images: int) -> None:
+        self._total = self._total + batch_mean.astype(np.float64) * images
+        self.images += images
+
+    def result(self) -> np.ndarray:
+        """Float64, of the shape of a batch's mean."""
+        return np.asarray(self._total / self.images)
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Three sets of images of the same size, and the networks that describe them.
+
+    Attributes:
+        real: the first images of the test split, (count, size, size, 3) in [0, 1].
+        generated: decoded from latent codes drawn from the prior, of the shape of `real`.
+        reference: the first images of the train split. Compared with `real`, they give the
+            real-data reference: the value of a metric for other real images. The distance between
+            two finite sets of real images is above 0.
+        attribute_classifier, inception_weights: those of `Inputs`.
+    """
+
+    real: np.ndarray
+    generated: np.ndarray
+    reference: np.ndarray
+    attribute_classifier: AttributeClassifier | None = None
+    inception_weights: Path | None = None
+
+    def compared(self) -> dict[str, np.ndarray]:
+        """The sets that are compared with `real`, by the suffix of their metrics' names."""
+        return {"": self.generated, "_floor": self.reference}
+
+
+def image_sets(inputs: Inputs) -> ImageSets:
+    """Sets of as many images as the smaller of the test and train splits has, at most 2,048."""
+    vae, shards, batch_size = inputs.vae, inputs.shards, inputs.batch_size
+    count = min(shards.counts["test"], shards.counts["train"], _MAX_SAMPLES)
+    codes = prior_codes(count, vae.latent_size, SEED, inputs.prior)
+    decode = tf.function(
+        lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
+    )
+    starts = range(0, count, batch_size)
+    return ImageSets(
+        real=load_images(shards, "test", count),
+        generated=np.concatenate([decode(codes[start : start + batch_size]) for start in starts]),
+        reference=load_images(shards, "train", count),
+        attribute_classifier=inputs.attribute_classifier,
+        inception_weights=inputs.inception_weights,
+    )
