@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ class Study:
         self.git("config", "user.name", "test")
         self.git("config", "user.email", "test@localhost")
         self.commit("project")
+
+    @classmethod
+    def at(cls, folder: Path) -> "Study":
+        """A study that is there already."""
+        study = cls.__new__(cls)
+        study.folder = folder
+        return study
 
     def git(self, *arguments: str) -> str:
         return subprocess.check_output(["git", *arguments], cwd=self.folder, text=True)
@@ -139,8 +147,6 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         assert cost["device"]
         assert cost["images_per_second_lower_quartile"] <= cost["images_per_second"]
         assert cost["images_per_second"] <= cost["images_per_second_upper_quartile"]
-        seconds = 160 / cost["images_per_second"]  # 160 training images are ten whole batches
-        assert cost["seconds_per_epoch"] == pytest.approx(seconds, rel=0.01)
         assert 100 < cost["peak_memory_mib"] < 10_000
         history = (study.folder / "reports" / variant / "history.csv").read_text().splitlines()
         assert len(history) == 1 + 2
@@ -193,6 +199,17 @@ def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None
     assert not unread, "listed, but not read"
 
 
+def test_pipeline_fresh_clone_measures_its_own_costs(study: Study, tmp_path: Path) -> None:
+    """What is in git is taken over, what another machine took is not."""
+    study.git("clone", "--quiet", str(study.folder), str(tmp_path / "clone"))
+    clone = Study.at(tmp_path / "clone")
+    tracked = clone.git("ls-files", "metrics").splitlines()
+    assert {Path(name).name for name in tracked} == {
+        "attributes.json", "data.json", "direct.json", "inter_dense.json",
+    }  # fmt: skip
+    assert ran(clone.dvc("repro", "cost")) == {"cost@direct", "cost@inter_dense"}
+
+
 def test_pipeline_second_run_does_nothing(study: Study) -> None:
     output = study.dvc("repro")
     assert ran(output) == set()
@@ -208,15 +225,22 @@ def _keys(section: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def _readme_table(project: Path) -> dict[str, set[str]]:
+def _readme_table(project: Path) -> list[tuple[list[str], set[str]]]:
+    """Of each row of README's table, the patterns of the keys and the stages."""
     readme = (project / "README.md").read_text(encoding="utf-8")
-    table = {}
-    for row in re.findall(r"^\| `([a-z_]+\.[a-z_.]+)` \|.*\|(.*)\|$", readme, re.MULTILINE):
-        patterns = re.findall(r"`([a-z_@*]+)`", row[1])
-        table[row[0]] = {
-            stage for stage in STAGES for pattern in patterns if fnmatch.fnmatch(stage, pattern)
-        }
-    return table
+    rows = re.findall(r"^\| (`[a-z]+\.[^|]*`) \| ([^|]*) \|$", readme, re.MULTILINE)
+    return [
+        (
+            re.findall(r"`(.+?)`", keys),
+            {
+                stage
+                for pattern in re.findall(r"`(.+?)`", stages)
+                for stage in STAGES
+                if fnmatch.fnmatch(stage, pattern)
+            },
+        )
+        for keys, stages in rows
+    ]
 
 
 _STATUS = """
@@ -237,14 +261,17 @@ for key, value in json.load(sys.stdin).items():
         file.write(yaml.safe_dump(content))
     with Repo() as repo, repo.lock:
         graph = repo.index.graph.reverse()
-        told[key] = sorted({
-            after.addressing
-            for stage in repo.index.stages if stage.changed_deps() or stage.changed_stage()
-            for after in {stage} | networkx.descendants(graph, stage)
-        })
+        after = {
+            stage.addressing: [each.addressing for each in networkx.descendants(graph, stage)]
+            for stage in repo.index.stages
+        }
+        told[key] = [
+            stage.addressing for stage in repo.index.stages
+            if stage.changed_deps() or stage.changed_stage()
+        ]
 with open("params.yaml", "w") as file:
     file.write(original)
-print(json.dumps(told))
+print(json.dumps([told, after]))
 """
 
 
@@ -265,15 +292,25 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
         [sys.executable, "-c", _STATUS],
         cwd=fresh.folder, input=json.dumps(changed), text=True, capture_output=True, check=True,
     )  # fmt: skip
-    told = {key: set(stages) for key, stages in json.loads(done.stdout).items()}
-    assert told == _readme_table(project)
+    told, after = json.loads(done.stdout)
+
+    def with_what_follows(stages: Iterable[str]) -> set[str]:
+        return {each for stage in stages for each in (stage, *after[stage])}
+
+    table = _readme_table(project)
+    for key, stages in told.items():
+        promised = next(
+            row for keys, row in table if any(fnmatch.fnmatch(key, each) for each in keys)
+        )
+        expected = with_what_follows(promised) | {"compare", "page"}
+        assert with_what_follows(stages) == expected, key
 
 
-def test_pipeline_inter_dense_runs_its_seven_stages_and_back_is_cached(fresh: Study) -> None:
+def test_pipeline_inter_dense_runs_its_eight_stages_and_back_is_cached(fresh: Study) -> None:
     output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
     assert ran(output) == {
         "train@inter_dense", "prior@inter_dense", "generate@inter_dense", "evaluate@inter_dense",
-        "compare", "memory", "page",
+        "cost@inter_dense", "compare", "memory", "page",
     }  # fmt: skip
 
     rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))
@@ -282,6 +319,9 @@ def test_pipeline_inter_dense_runs_its_seven_stages_and_back_is_cached(fresh: St
     fewer = (16 - 12) * (flattened + 1 + 2 * latent)
     assert changed["metrics/inter_dense.json"]["encoder.params"]["diff"] == -fewer
     assert "metrics/direct.json" not in changed
+    # What this machine takes is compared, too, though it is not in git.
+    assert "images_per_second" in changed["metrics/inter_dense_cost.json"]
+    assert "metrics/direct_cost.json" not in changed
     params = fresh.dvc("params", "diff", "HEAD")
     assert re.search(r"encoder\.inter_dense\s+16\s+12", params)
     fresh.dvc("plots", "diff", "HEAD", "--out", "plots")
@@ -315,6 +355,9 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
         ("data.source=/no/such/folder", "data.source: there is no folder /no/such/folder"),
         ("+train.epoch=3", "params.yaml: train.epoch: unknown parameter"),
         ("loss.kl_weight=1e39", "term is"),
+        # A shell would run them.
+        ("data.source=`touch harm`", "data.source: there is no folder `touch harm`"),
+        ("encoder.inter_dense=$(touch harm)1", "encoder.inter_dense: must be a valid integer"),
     ],
 )
 def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(
@@ -324,6 +367,7 @@ def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(
         output = study.dvc("exp", "run", "--set-param", change, status=255)
         assert sentence in output
         assert "Traceback" not in output
+        assert not (study.folder / "harm").exists()
         study.git("checkout", "--quiet", "first-run", "--", "params.yaml")
         assert study.git("status", "--porcelain") == ""
         assert "up to date" in study.dvc("status")
