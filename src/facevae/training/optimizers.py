@@ -1,44 +1,9 @@
 """Adam, and two optimizers that keep less per weight, each with Keras' own as its portable twin."""
 
-import math
-
 import keras
 import tensorflow as tf
 
 from facevae.common.parameters import Train
-
-
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that grows in equal steps, and then stays or falls as half a cosine to 0.
-
-    Args:
-        learning_rate: the largest; reached after `warmup_steps` steps.
-        warmup_steps: it starts at learning_rate / (warmup_steps + 1).
-        decay_steps: steps from the end of the warm-up to 0 (Loshchilov & Hutter 2016,
-            arXiv 1608.03983, without restarts); None: it stays.
-    """
-
-    def __init__(self, learning_rate: float, warmup_steps: int, decay_steps: int | None) -> None:
-        super().__init__()
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.decay_steps = decay_steps
-
-    def __call__(self, step):
-        """The learning rate of a step, counted from 0; float32."""
-        step = tf.cast(step, tf.float32)
-        rate = self.learning_rate * tf.minimum(1.0, (step + 1.0) / (self.warmup_steps + 1.0))
-        if self.decay_steps is None:
-            return rate
-        progress = tf.clip_by_value((step - self.warmup_steps) / self.decay_steps, 0.0, 1.0)
-        return rate * 0.5 * (1.0 + tf.cos(math.pi * progress))
-
-    def get_config(self) -> dict[str, float | int | None]:
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "decay_steps": self.decay_steps,
-        }
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -141,8 +106,14 @@ class FactoredAdafactor(keras.optimizers.Adafactor):
         self.assign_sub(variable, step * update)
 
 
-def learning_rate(settings: Train, steps: int) -> float | WarmUp:
+def learning_rate(
+    settings: Train, steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """The learning rate over all steps of a training.
+
+    In the warm-up it grows in equal steps from learning_rate / (warmup_steps + 1). Then it stays
+    ("constant"), or falls as half a cosine to 0 with the last step ("cosine": Loshchilov & Hutter
+    2016, arXiv 1608.03983, without restarts).
 
     Args:
         settings: learning_rate, warmup_steps and learning_rate_schedule are read.
@@ -151,17 +122,26 @@ def learning_rate(settings: Train, steps: int) -> float | WarmUp:
     Raises:
         ValueError: an unknown schedule.
     """
+    schedules = keras.optimizers.schedules
     largest, warmup = settings.learning_rate, settings.warmup_steps
-    if settings.learning_rate_schedule == "cosine":
-        return WarmUp(largest, warmup, max(1, steps - warmup))
-    if settings.learning_rate_schedule != "constant":
-        raise ValueError(
-            f"train.learning_rate_schedule: there is no {settings.learning_rate_schedule!r}"
-        )
-    return WarmUp(largest, warmup, None) if warmup else largest
+    first = largest / (warmup + 1)
+    match settings.learning_rate_schedule:
+        case "constant" if not warmup:
+            return largest
+        case "constant":
+            return schedules.PolynomialDecay(first, warmup, largest, power=1.0)
+        case "cosine":
+            falling = max(1, steps - warmup)
+            if not warmup:
+                return schedules.CosineDecay(largest, falling)
+            return schedules.CosineDecay(first, falling, warmup_target=largest, warmup_steps=warmup)
+        case unknown:
+            raise ValueError(f"train.learning_rate_schedule: there is no {unknown!r}")
 
 
-def build_optimizer(settings: Train, learning_rate: float | WarmUp) -> keras.Optimizer:
+def build_optimizer(
+    settings: Train, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule
+) -> keras.Optimizer:
     """The optimizer, for networks of the precision of the settings.
 
     float16 has too few exponents for small gradients: there the loss is scaled up, a step whose
