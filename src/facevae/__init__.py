@@ -3,4 +3,4 @@
 Importing the package is cheap: TensorFlow is loaded by the packages that need it, not here.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
