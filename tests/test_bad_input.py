@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from facevae.common.errors import UserError
+from facevae.data.celeba import ImageReader, list_images
 from facevae.data.preparation import ImageSettings, prepare, square_image
 from facevae.shards.batches import Shards, images
 
@@ -152,6 +153,17 @@ def _start_missing(path: Path) -> None:
     path.write_bytes(content[content.index(b"PK\1\2") + 500 :])
 
 
+def _middle_missing(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3] + content[len(content) // 2 :])
+
+
+def _of_another_version(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 6] = 90
+    path.write_bytes(content)
+
+
 def _zip_in_zip(path: Path) -> None:
     inner = path.read_bytes()
     _zip(path, {ARCHIVE: inner})
@@ -191,10 +203,12 @@ def _encrypted(path: Path) -> None:
     ("spoil", "sentence"),
     [
         (_web_page, "is a web page, not a zip"),
-        (_cut, "is not a whole zip file: a download cut short"),
+        (_cut, "is not a whole zip file: its download was cut short"),
         (_empty, "is not a whole zip file"),
-        (_directory_damaged, "its directory is damaged"),
+        (_directory_damaged, "is not a whole zip file: .* or it is damaged; fetch it again"),
         (_start_missing, "is not a whole zip file"),
+        (_middle_missing, r"by its directory, 'img_align_celeba/0000\d\d.jpg' begins outside the"),
+        (_of_another_version, r"not supported \(zip file version 9.0\)"),
         (_zip_in_zip, r"holds another archive, img_align_celeba.zip, and no images: unpack it"),
         (_no_images, r"holds no images \(.jpg, .jpeg, .png\)"),
         (_two_folders, r"holds images in several folders \(a, b\)"),
@@ -213,6 +227,32 @@ def test_bad_input_archives(
     told = _refusal(copy, tmp_path)
     assert re.search(f"{re.escape(str(copy / ARCHIVE))}: .*{sentence}", told)
     assert set(tmp_path.parent.iterdir()) == before
+
+
+def test_bad_input_whatever_is_damaged_in_an_archive_is_a_sentence(tmp_path: Path) -> None:
+    """Bytes are changed or lost at random, in the directory more than elsewhere."""
+    archive = tmp_path / ARCHIVE
+    _zip(archive, {f"img_align_celeba/{number:06d}.jpg": bytes(99) for number in range(4)})
+    whole = archive.read_bytes()
+    directory = whole.index(b"PK\1\2")
+    random = np.random.default_rng(1)
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(whole)
+        start = int(random.integers(random.choice([0, directory]), len(whole)))
+        length = int(random.choice([1, 2, 4, 8, 1000]))
+        kind = random.integers(3)
+        damaged[start : start + length] = (
+            b"" if kind == 0 else (b"\xff" if kind == 1 else random.bytes(1)) * length
+        )
+        archive.write_bytes(damaged)
+        try:
+            with ImageReader(tmp_path) as reader:
+                for row in list_images(tmp_path).tolist():
+                    reader.read(row)
+        except UserError:
+            refused += 1
+    assert refused > 250
 
 
 @pytest.mark.parametrize("depth", ["", "celeba/Img/img_align_celeba/"])

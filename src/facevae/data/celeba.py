@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from facevae.common.errors import UserError
-from facevae.data.archive import members, read_member
+from facevae.data.archive import list_members, read_member
 
 ARCHIVE = "img_align_celeba.zip"
 FOLDER = "img_align_celeba"
@@ -249,31 +249,34 @@ def _archived(path: Path) -> tuple[np.ndarray, bytearray]:
     names = _Names()
     places = bytearray()
     home, inner_archive = None, None
-    with open(path, "rb") as file:
-        for member in members(file):
-            folder, _, name = member.name.replace("\\", "/").rpartition("/")
-            if folder.startswith("/") or ":" in folder or ".." in folder.split("/"):
-                raise UserError(
-                    f"has a member {member.name!r}, which points outside of the archive; this is "
-                    f"not CelebA's: fetch it anew"
-                )
-            if folder.split("/")[0] == "__MACOSX":  # a Mac's notes on files, under their names
-                continue
-            if not _is_image(name):
-                inner_archive = member.name if name.endswith(".zip") else inner_archive
-                continue
-            if member.encrypted:
-                raise UserError(f"is encrypted ({member.name}); unpack it and zip it without")
-            home = folder if home is None else home
-            if folder != home:
-                raise UserError(
-                    f"holds images in several folders ({home or '.'}, {folder or '.'}); keep one"
-                )
-            names.append(name.encode())
-            place = member.offset, member.packed, member.size, member.crc, member.method
-            if max(member.packed, member.size) > _MAX_FILE_BYTES:
-                place = member.offset, 0, _MAX_FILE_BYTES + 1, 0, 0
-            places += _PLACE.pack(*place)
+    for member in list_members(path):
+        folder, _, name = member.filename.replace("\\", "/").rpartition("/")
+        if folder.startswith("/") or ":" in folder or ".." in folder.split("/"):
+            raise UserError(
+                f"has a member {member.filename!r}, which points outside of the archive; this is "
+                f"not CelebA's archive: fetch it again"
+            )
+        if folder.split("/")[0] == "__MACOSX":  # a Mac's notes on files, under their names
+            continue
+        if not _is_image(name):
+            inner_archive = member.filename if name.endswith(".zip") else inner_archive
+            continue
+        if member.flag_bits & _ENCRYPTED:
+            raise UserError(
+                f"is encrypted ({member.filename}); unpack it and zip it without a password"
+            )
+        home = folder if home is None else home
+        if folder != home:
+            raise UserError(
+                f"holds images in several folders ({home or '.'}, {folder or '.'}); keep one"
+            )
+        names.append(name.encode())
+        offset, packed, size = member.header_offset, member.compress_size, member.file_size
+        if max(packed, size) > _MAX_FILE_BYTES:
+            place = offset, 0, _MAX_FILE_BYTES + 1, 0, 0
+        else:
+            place = offset, packed, size, member.CRC, member.compress_type
+        places += _PLACE.pack(*place)
     if inner_archive and not places:
         raise UserError(f"holds another archive, {inner_archive}, and no images: unpack it once")
     if not places:
@@ -281,8 +284,10 @@ def _archived(path: Path) -> tuple[np.ndarray, bytearray]:
     return names.array(), places
 
 
-# No photograph's file; unpacking more would only fill the memory.
+# No photograph's file is larger; unpacking more would only fill the memory.
 _MAX_FILE_BYTES = 64 * 2**20
+
+_ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT section 4.4.4
 
 
 class ImageReader:
