@@ -4,14 +4,15 @@ A Dask cluster is named as Dask's own users do it, by DASK_SCHEDULER_ADDRESS in 
 workers need this package installed and see the files under the same paths.
 """
 
+import collections
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
-from concurrent.futures import as_completed as completed_futures
 from typing import TypeVar
 
 from facevae.common.errors import UserError
@@ -104,30 +105,36 @@ def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
+    window: int | None = None,
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Do every task somewhere; yield each with its result, in the order in which they end.
+    """Run a function on every task in an executor; yield each task with its result, in order.
 
-    The tasks of a worker that dies are given out again, so a task must be such that doing it
-    twice, even at the same time, does no harm.
+    After the death of a worker, the tasks without a result run again in a new executor. So it must
+    do no harm to run a task twice, even at the same time.
+
+    Args:
+        executors: opens an executor.
+        window: largest number of tasks that are submitted and whose results the caller has not
+            taken yet, which bounds the memory of the results; None submits all tasks at once.
 
     Raises:
         UserError: workers keep dying, or the cluster is lost.
-        Exception: what the function raised; no more tasks are given out then.
+        Exception: the function raised it; the tasks that have not started are cancelled.
     """
-    waiting = dict(enumerate(tasks))
+    waiting = collections.deque(tasks)
     failures = 0
     while waiting:
         left = len(waiting)
         with executors() as executor:
-            futures: dict[Future, int] = {}
+            futures: collections.deque[Future] = collections.deque()  # of the first of `waiting`
             try:
-                with _interrupts_held_back():  # for submitting is what starts local workers
-                    for number, task in waiting.items():
-                        futures[executor.submit(function, task)] = number
-                for future in completed_futures(futures):
-                    result = future.result()
-                    number = futures[future]
-                    yield waiting.pop(number), result
+                while waiting:
+                    with _interrupts_held_back():  # for submitting is what starts local workers
+                        for task in itertools.islice(waiting, len(futures), window):
+                            futures.append(executor.submit(function, task))
+                    result = futures[0].result()
+                    futures.popleft()
+                    yield waiting.popleft(), result
             except (BrokenExecutor, CancelledError):
                 failures = failures + 1 if len(waiting) == left else 1
                 if failures == _ATTEMPTS:
