@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from facevae.common.errors import UserError
+from facevae.common.runtime import counting
 from facevae.data.celeba import ARCHIVE
 from facevae.data.download import OfficialFile, download, main
 
@@ -161,7 +163,20 @@ def test_fetches_all_and_names_the_next_command(
         f"{folder}/images.zip: fetched, verified",
         f"Next: dvc exp run -S data.source='{folder}'",
     ]
-    assert "images.zip: 100%" in err
+    assert re.search(r"images.zip: 100%.* 3.00M/3.00M \[.*B/s\]", err)
+
+
+def test_the_rate_of_a_resumed_download_counts_only_what_it_fetches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with counting("images.zip", "B") as progress:
+        progress(1000 << 20, 1376 << 20)
+        time.sleep(0.2)
+        progress(1001 << 20, 1376 << 20)
+    err = capsys.readouterr().err
+    shown = re.search(r"0.98G/1.34G \[.* ([0-9.]+)MB/s\]", err)
+    assert shown, err
+    assert float(shown[1]) * 1e6 <= 1.01 * (1 << 20) / 0.2  # tqdm gives rates in powers of 1000
 
 
 def test_a_file_that_is_there_is_verified_and_not_fetched(

@@ -6,22 +6,21 @@ is the command; `make celeba` runs it.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gdown
 import requests
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from facevae.common.errors import UserError
+from facevae.common.runtime import counting
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, PARTITION
 
 
@@ -148,7 +147,7 @@ def _fetch(
     home = mirror or "Google Drive"
 
     def transfer() -> None:
-        with _progress(file) as progress:
+        with counting(file.name, "B") as progress:
             gdown.download(
                 url=f"{mirror.rstrip('/')}/{file.name}" if mirror else None,
                 id=None if mirror else file.drive_id,
@@ -156,7 +155,8 @@ def _fetch(
                 quiet=True,
                 use_cookies=False,  # they would be kept in the user's home
                 resume=True,
-                progress=progress,
+                # A server need not say how long the file is.
+                progress=lambda done, _: progress(done, file.size),
                 timeout=timeout,
                 retries=retries,
             )
@@ -210,33 +210,6 @@ def _root(error: BaseException) -> str:
     while inner := error.__cause__ or error.__context__:
         error = inner
     return str(error) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _progress(file: OfficialFile) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar as a callback (bytes done, of how many), shown from the first call on."""
-    live = sys.stderr.isatty()
-    with contextlib.ExitStack() as stack:
-        bar: tqdm | None = None
-
-        def report(done: int, _total: int | None) -> None:
-            nonlocal bar
-            bar = bar or stack.enter_context(
-                tqdm(
-                    desc=file.name,
-                    total=file.size,
-                    initial=done,  # what was there before says nothing of the speed
-                    unit="B",
-                    unit_scale=True,
-                    unit_divisor=1024,
-                    mininterval=0.2 if live else 30,
-                    maxinterval=1 if live else 60,
-                    dynamic_ncols=live,
-                )
-            )
-            bar.update(done - bar.n)
-
-        yield report
 
 
 def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] = FILES) -> int:
