@@ -75,19 +75,21 @@ def read_member(
     file.seek(offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or header[:4] != b"PK\3\4":
-        raise UserError("does not lie where the archive's directory says")
+        raise UserError("is not where the archive's directory says")
     *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     file.seek(name_length + extra_length, 1)
     content = file.read(packed)
     if method == zipfile.ZIP_DEFLATED:
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            # No more than was announced: what inflates to more is a bomb or damaged.
+            # One byte more than announced is enough to detect a zip bomb or damage.
             content = inflate.decompress(content, size + 1)
         except zlib.error as error:
             raise UserError(f"cannot be unpacked ({error})") from None
     elif method != zipfile.ZIP_STORED:
-        raise UserError(f"is packed with method {method}; repack the archive with deflate")
+        raise UserError(
+            f"is compressed with method {method}; unpack the archive and zip it with deflate"
+        )
     if len(content) != size or zlib.crc32(content) != crc:
         raise UserError("is damaged in the archive: its checksum is wrong")
     return content
