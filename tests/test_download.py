@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from facevae.common.errors import UserError
+from facevae.common.runtime import counting
 from facevae.data.celeba import ARCHIVE
 from facevae.data.download import OfficialFile, download, main
 
@@ -161,7 +163,20 @@ def test_fetches_all_and_names_the_next_command(
         f"{folder}/images.zip: fetched, verified",
         f"Next: dvc exp run -S data.source='{folder}'",
     ]
-    assert "images.zip: 100%" in err
+    assert re.search(r"images.zip: 100%.* 3.00M/3.00M \[.*B/s\]", err)
+
+
+def test_the_rate_of_a_resumed_download_counts_only_what_it_fetches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with counting("images.zip", "B") as progress:
+        progress(1000 << 20, 1376 << 20)
+        time.sleep(0.2)
+        progress(1001 << 20, 1376 << 20)
+    err = capsys.readouterr().err
+    shown = re.search(r"0.98G/1.34G \[.* ([0-9.]+)MB/s\]", err)
+    assert shown, err
+    assert float(shown[1]) * 1e6 <= 1.01 * (1 << 20) / 0.2  # tqdm gives rates in powers of 1000
 
 
 def test_a_file_that_is_there_is_verified_and_not_fetched(
@@ -178,7 +193,7 @@ def test_a_file_that_is_there_is_verified_and_not_fetched(
     [
         (_QUOTA_PAGE, "is a web page"),
         (_ZIP[:-7], "is cut short: 3,145,721 of 3,145,728 bytes"),
-        (_ZIP + b"\n", "is another file: 3,145,729 bytes and not 3,145,728"),
+        (_ZIP + b"\n", "is another file: it has 3,145,729 bytes and not 3,145,728"),
         (bytes(len(_ZIP)), "its SHA-256 checksum is wrong"),
     ],
 )
@@ -205,19 +220,19 @@ def test_bad_input_is_told_by_the_real_command(tmp_path: Path) -> None:
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"{tmp_path}/{ARCHIVE}: is a web page (of a quota or a login, perhaps) and not the file; "
-        f"move it away and run this again, which fetches it\n"
+        f"{tmp_path}/{ARCHIVE}: is a web page, perhaps about a quota or a login, and not the file; "
+        f"move it away and run this again to fetch the file\n"
     )
 
 
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ("quota page", "is a web page (of a quota or a login, perhaps) and not the file"),
+        ("quota page", "is a web page, perhaps about a quota or a login, and not the file"),
         ("403", "403 Client Error: Forbidden for url: http"),
         ("404", "404 Client Error: Not Found"),
         ("503", "503 Server Error: Service Unavailable"),
-        ("wrong content", "its SHA-256 checksum is wrong, so it was removed; try again in a day"),
+        ("wrong content", "its SHA-256 checksum is wrong; it was removed; try again in a day"),
     ],
 )
 def test_faults_of_the_server_leave_nothing_wrong(
@@ -244,7 +259,7 @@ def test_faults_of_the_connection_are_resumed_by_the_next_run(
     tmp_path: Path, server: _Server
 ) -> None:
     server.fault = "cut"
-    with pytest.raises(UserError, match=r"a lost one \(IncompleteRead.* goes on where it stopped"):
+    with pytest.raises(UserError, match=r"failed \(IncompleteRead.*run this again to resume"):
         download(tmp_path, _FILES, mirror=server.url, retries=0)
     assert _part(tmp_path).read_bytes() == _ZIP[: len(_ZIP) // 2]
     server.fault = ""
@@ -279,20 +294,20 @@ def test_a_server_without_ranges_sends_all_again(
         download(tmp_path, _FILES, mirror=server.url, retries=0)
     server.fault = "no ranges"
     download(tmp_path, _FILES, mirror=server.url)
-    assert "does not send the rest of it; from the start again\n" in capsys.readouterr().out
+    assert "does not resume the download; it starts again\n" in capsys.readouterr().out
     assert (tmp_path / "images.zip").read_bytes() == _ZIP
 
 
 def test_faults_silence_times_out(tmp_path: Path, server: _Server) -> None:
     server.fault = "silence"
-    with pytest.raises(UserError, match=r"a lost one \(timed out\)"):
+    with pytest.raises(UserError, match=r"failed \(timed out\)"):
         download(tmp_path, _FILES, mirror=server.url, timeout=0.3, retries=0)
 
 
 def test_faults_no_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         mirror = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    with pytest.raises(UserError, match=f"no connection to {mirror}, .*Connection refused"):
+    with pytest.raises(UserError, match=f"the connection to {mirror} failed .*Connection refused"):
         download(tmp_path, _FILES, mirror=mirror, retries=0)
 
 
@@ -304,7 +319,7 @@ def test_bad_input_mirror(tmp_path: Path, mirror: str) -> None:
 
 def test_bad_input_folder_is_a_file(tmp_path: Path, server: _Server) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/\.download: Not a directory; put that right"):
+    with pytest.raises(UserError, match=r"file/\.download: Not a directory; correct this"):
         download(tmp_path / "file", _FILES, mirror=server.url)
 
 
@@ -314,7 +329,7 @@ def test_faults_disk_full(tmp_path: Path, server: _Server) -> None:
     command = _command(tmp_path, server, limit)
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"{tmp_path}: File too large; put that right")
+    assert done.stderr.splitlines()[-1].startswith(f"{tmp_path}: File too large; correct this")
     server.log.clear()
     _assert_only_the_rest_is_sent(tmp_path, server)
 
@@ -331,11 +346,11 @@ def test_an_interrupted_run_keeps_others_out_and_is_resumed(
     tmp_path: Path, server: _Server
 ) -> None:
     with _running(tmp_path, server) as child:
-        with pytest.raises(UserError, match="another download into it is running"):
+        with pytest.raises(UserError, match="another download into this folder is running"):
             download(tmp_path, _FILES, mirror=server.url)
         os.kill(child.pid, signal.SIGINT)
         _, err = child.communicate()
     assert child.returncode == 130
     last = err.splitlines()[-1]
-    assert last == "interrupted; the same command again goes on where it stopped"
+    assert last == "interrupted; run the same command again to resume"
     _assert_only_the_rest_is_sent(tmp_path, server)

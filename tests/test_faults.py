@@ -7,14 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write, exclusive_writer
+from facevae.data.executors import run_tasks
 from facevae.data.preparation import ImageSettings, prepare
 from facevae.data.synthetic import synthesize
 
@@ -31,6 +35,11 @@ if __name__ == "__main__":
         progress=lambda done, total: print(done, flush=True),
     )
 """
+# What a stage has written when its workers start, or have started; a pattern in its folder.
+_UNFINISHED = {
+    "prepare": ".out.tmp-*/*",
+    "synthesize": ".out.tmp-*/out/img_align_celeba.zip",
+}
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +114,44 @@ def test_faults_a_worker_that_dies_costs_its_shard_again(
     assert _content(tmp_path / "shards") == whole
 
 
-def test_faults_ctrl_c_leaves_nothing_behind(many: Path, project: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [
-            sys.executable, "stages/prepare.py", "--source", many, "--shards", tmp_path / "shards",
-            "--metrics", tmp_path / "data.json",
+def test_faults_a_worker_that_dies_costs_its_drawn_faces_again(many: Path, tmp_path: Path) -> None:
+    killed: list[psutil.Process] = []
+
+    def kill_a_worker(done: int, total: int) -> None:
+        if not killed:
+            killed.extend(
+                child
+                for child in psutil.Process().children()
+                if "spawn_main" in " ".join(child.cmdline())
+            )
+            killed[0].kill()
+
+    synthesize(tmp_path / "source", images=400, seed=5, progress=kill_a_worker)
+    assert _content(tmp_path / "source") == _content(many)
+
+
+@pytest.mark.parametrize("stage", ["prepare", "synthesize"])
+def test_faults_ctrl_c_leaves_nothing_behind(
+    many: Path, project: Path, tmp_path: Path, stage: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    arguments: dict[str, list[str | Path]] = {
+        "prepare": [
+            "--source", many, "--shards", folder / "out", "--metrics", folder / "data.json",
         ],
+        "synthesize": ["--target", folder / "out", "--params", tmp_path / "params.yaml"],
+    }  # fmt: skip
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["data"]["source"] = str(many)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    process = subprocess.Popen(
+        [sys.executable, f"stages/{stage}.py", *arguments[stage]],
         cwd=project, text=True, stderr=subprocess.PIPE, start_new_session=True,
         # A shell's background jobs, of which these tests may be one, ignore it from birth.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    while not list(tmp_path.glob(".shards.tmp-*/*")):  # until the workers write
+    while not any(path.stat().st_size for path in folder.glob(_UNFINISHED[stage])):
         assert process.poll() is None
         time.sleep(0.01)
     workers = psutil.Process(process.pid).children(recursive=True)
@@ -125,7 +161,7 @@ def test_faults_ctrl_c_leaves_nothing_behind(many: Path, project: Path, tmp_path
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted"
     assert _gone(workers)
-    assert [path.name for path in tmp_path.iterdir()] == [".shards.lock"]
+    assert [path.name for path in folder.iterdir()] == [".out.lock"]
 
 
 def test_faults_two_runs_at_once(many: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -205,3 +241,23 @@ def test_faults_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
         pass
     with exclusive_writer(target):
         pass
+
+
+def test_results_come_in_the_order_of_the_tasks_and_few_wait() -> None:
+    """The first task ends last, so the others of its window wait for it and no more start."""
+    release, started = threading.Event(), []
+
+    def work(task: int) -> int:
+        started.append(task)
+        if task == 0:
+            assert release.wait(10)
+        elif len(started) == 6:
+            release.set()
+        return task * task
+
+    running = run_tasks(work, range(20), lambda: ThreadPoolExecutor(3), window=6)
+    results = []
+    for result in running:
+        results.append(result)
+        assert len(started) <= len(results) + 6
+    assert results == [(task, task * task) for task in range(20)]

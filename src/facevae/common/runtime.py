@@ -45,14 +45,19 @@ def load_tensorflow() -> None:
 
 
 def progress_bar(description: str, unit: str, total: int, done: int = 0) -> tqdm:
-    """A bar on standard error: live on a terminal, refreshed every half minute in a log.
+    """A progress bar on standard error: live on a terminal, refreshed every half minute in a log.
 
-    What was `done` before does not count in its rate.
+    Args:
+        unit: of `total`, with the space before it, such as " images"; "B", bytes, is shown in
+            multiples: k, M, G.
+        done: where the bar starts; it does not count in the bar's rate.
     """
     live = sys.stderr.isatty()
     return tqdm(
         desc=description,
         unit=unit,
+        unit_scale=unit == "B",
+        unit_divisor=1024,
         total=total,
         initial=done,
         mininterval=0.2 if live else 30,
@@ -63,13 +68,16 @@ def progress_bar(description: str, unit: str, total: int, done: int = 0) -> tqdm
 
 @contextlib.contextmanager
 def counting(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total), shown from the first call on."""
+    """A progress bar as a callback (done, total), which appears at the first call.
+
+    What is done at the first call does not count in the rate, for its time is not known.
+    """
     with contextlib.ExitStack() as stack:
         bar: tqdm | None = None
 
         def report(done: int, total: int) -> None:
             nonlocal bar
-            bar = bar or stack.enter_context(progress_bar(description, unit, total))
+            bar = bar or stack.enter_context(progress_bar(description, unit, total, done))
             bar.update(done - bar.n)
 
         yield report

@@ -1,10 +1,11 @@
-"""A folder in CelebA's own layout: which images there are, and which split each belongs to.
+"""A folder in CelebA's layout: its images, their splits and their attributes.
 
-    <folder>/img_align_celeba.zip        as downloaded, read without unpacking it, or
-    <folder>/img_align_celeba/*.jpg      the same, unpacked (.jpeg and .png will do as well)
-    <folder>/list_eval_partition.txt     "000001.jpg 0" a line: 0 train, 1 validation, 2 test
-    <folder>/list_attr_celeba.txt        how many images, the attributes' names, and a line for
-                                         each image: its name and 1 or -1 per attribute; optional
+    <folder>/img_align_celeba.zip        the archive as downloaded, read without unpacking it, or
+    <folder>/img_align_celeba/*.jpg      the unpacked images (.jpeg and .png are read too)
+    <folder>/list_eval_partition.txt     a line for each image, such as "000001.jpg 0":
+                                         0 train, 1 validation, 2 test
+    <folder>/list_attr_celeba.txt        optional: the number of images, the attributes' names,
+                                         and a line for each image: its name, 1 or -1 per attribute
 
 The data set: Liu et al. 2015, arXiv 1411.7766; for non-commercial research only.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from facevae.common.errors import UserError
-from facevae.data.archive import members, read_member
+from facevae.data.archive import list_members, read_member
 
 ARCHIVE = "img_align_celeba.zip"
 FOLDER = "img_align_celeba"
@@ -27,28 +28,32 @@ ATTRIBUTES = "list_attr_celeba.txt"
 SPLITS = ("train", "validation", "test")
 
 HOW_TO_GET_IT = f"""\
-To train on CelebA, fetch it (1.4 GB) and run
+To download CelebA (1.4 GB) and train on it, run
     make celeba
     dvc exp run -S data.source=data/celeba
-or put {ARCHIVE} and {PARTITION} from a browser's download
-(https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) into that folder yourself.
+Instead of make celeba, you can put {ARCHIVE} and {PARTITION} into
+data/celeba yourself (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html).
 To train on the built-in drawn faces, which need no download, run
     dvc exp run -S data.source=data/synthetic"""
 
 
 def check_source(source: Path) -> None:
-    """Raise a UserError that says what to do unless `source` holds images and a partition file."""
+    """Check that `source` has images and a partition file.
+
+    Raises:
+        UserError: a part is missing; the message says what to do.
+    """
     if not source.exists():
         raise UserError(f"data.source: there is no folder {source}\n{HOW_TO_GET_IT}")
     if not source.is_dir():
-        raise UserError(f"data.source: {source} is not a folder; name the folder that holds it")
+        raise UserError(f"data.source: {source} is not a folder; name the folder that it is in")
     if not (source / ARCHIVE).is_file() and not (source / FOLDER).is_dir():
         raise UserError(
-            f"data.source: {source} holds neither {ARCHIVE} nor a folder {FOLDER}\n{HOW_TO_GET_IT}"
+            f"data.source: {source} has neither {ARCHIVE} nor a folder {FOLDER}\n{HOW_TO_GET_IT}"
         )
     if not (source / PARTITION).is_file():
         raise UserError(
-            f"data.source: {source} lacks {PARTITION}, which says what belongs to which split\n"
+            f"data.source: {source} has no {PARTITION}, which assigns the images to splits\n"
             f"{HOW_TO_GET_IT}"
         )
 
@@ -57,7 +62,7 @@ def read_partition(path: Path) -> dict[str, np.ndarray]:
     """Image names per split, sorted arrays of bytes, from a list_eval_partition.txt.
 
     Raises:
-        UserError: a line is not "name split", a split is unknown, a name stands twice.
+        UserError: a line is not "name split", a split is unknown, or a name appears twice.
     """
     names: dict[str, _Names] = {split: _Names() for split in SPLITS}
     try:
@@ -81,19 +86,19 @@ def read_partition(path: Path) -> dict[str, np.ndarray]:
         name = twice[0].decode()
         with open(path, encoding="utf-8") as lines:
             places = [number for number, line in enumerate(lines, 1) if line.split()[:1] == [name]]
-        raise UserError(f"{path}: line {places[1]}: {name} stands there a second time")
+        raise UserError(f"{path}: line {places[1]}: {name} appears a second time")
     return splits
 
 
 @dataclasses.dataclass(frozen=True)
 class Attributes:
-    """What a list_attr_celeba.txt says.
+    """The content of a list_attr_celeba.txt.
 
     Attributes:
-        names: of the attributes, in the file's order.
-        images: names of the images, a sorted array of bytes.
-        packed: which attributes hold for each image, (images, bytes) uint8, eight to a byte as
-            `np.packbits` has them.
+        names: the attributes' names, in the file's order.
+        images: the images' names, a sorted array of bytes.
+        packed: the labels, (images, ceil(attributes / 8)) uint8, one bit per attribute, packed by
+            `np.packbits` along the last axis.
     """
 
     names: tuple[str, ...]
@@ -101,10 +106,10 @@ class Attributes:
     packed: np.ndarray
 
     def of(self, images: np.ndarray) -> np.ndarray:
-        """The rows of `packed` of some images, given by name.
+        """The rows of `packed` of the images with these names.
 
         Raises:
-            KeyError: one is not in the file; its argument is the first such name.
+            KeyError: an image is not in the file; its argument is the first such name.
         """
         places = np.searchsorted(self.images, images)
         found = self.images[np.minimum(places, len(self.images) - 1)] == images
@@ -117,11 +122,11 @@ _HOLDS = {"1": 1, "-1": 0}
 
 
 def read_attributes(path: Path) -> Attributes:
-    """Read a list_attr_celeba.txt, in a few bytes per image.
+    """Read a list_attr_celeba.txt into a few bytes per image.
 
     Raises:
-        UserError: it has no header, a line is not a name and 1 or -1 per attribute, it has not as
-            many lines as it says, or a name stands twice.
+        UserError: the header is missing, a line is not a name and 1 or -1 per attribute, the
+            number of lines is not the one in the header, or a name appears twice.
     """
     images, packed, values = _Names(), [], bytearray()
 
@@ -135,7 +140,7 @@ def read_attributes(path: Path) -> Attributes:
             if not first.isdecimal() or not names or len(set(names)) < width:
                 raise UserError(
                     f"{path}: does not begin with the number of images and, on line 2, the "
-                    f"attributes' names; fetch it again"
+                    f"attributes' names; fetch the file again"
                 )
             for number, line in enumerate(lines, start=3):
                 image, *fields = line.split() or [""]
@@ -159,7 +164,9 @@ def read_attributes(path: Path) -> Attributes:
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
     if count != int(first) or not count:
-        raise UserError(f"{path}: says {first} images on line 1 and has {count}; fetch it again")
+        raise UserError(
+            f"{path}: line 1 announces {first} images, but there are {count}; fetch the file again"
+        )
     if values:
         pack()
     listed = images.array()
@@ -167,12 +174,12 @@ def read_attributes(path: Path) -> Attributes:
     listed = listed[order]
     twice = listed[1:][listed[1:] == listed[:-1]]
     if len(twice):
-        raise UserError(f"{path}: {twice[0].decode()} stands there a second time")
+        raise UserError(f"{path}: {twice[0].decode()} appears a second time")
     return Attributes(names, listed, np.concatenate(packed)[order])
 
 
 class _Names:
-    """A growing list of byte strings in the memory of an array."""
+    """A growing list of byte strings that takes no more memory than a NumPy array."""
 
     def __init__(self) -> None:
         self._latest: list[bytes] = []
@@ -189,22 +196,23 @@ class _Names:
 
 
 def store_path(source: Path) -> Path:
-    """What the images are read from: the archive, or the unpacked folder where there is none."""
+    """The archive of a source, or its folder of unpacked images if there is no archive."""
     archive = source / ARCHIVE
     return archive if archive.is_file() else source / FOLDER
 
 
 def list_images(source: Path) -> np.ndarray:
-    """Every image of a source, sorted by name, as a table of a few bytes per row.
+    """The images of a source, sorted by name, as a table of a few bytes per row.
 
     Returns:
-        A structured array: "name", the file's name without folders, and where its bytes are.
-        Its rows, as tuples, are what `ImageReader.read` takes. A name that stands twice in the
-        archive has two rows.
+        A structured array (images,): "name", the file name without folders, and the position of
+        the image in the archive. `ImageReader.read` takes a row as a tuple. A name that appears
+        twice in the archive has two rows.
 
     Raises:
-        UserError: the archive is not a whole zip, holds no images, holds some in several folders,
-            is encrypted, or has members that point outside of it.
+        UserError: the folder has no images; or the archive is not a complete zip file, has no
+            images, has images in several folders, is encrypted, or has members whose names point
+            outside the archive.
     """
     path = store_path(source)
     if path.is_dir():
@@ -213,7 +221,8 @@ def list_images(source: Path) -> np.ndarray:
         )
         if not len(names):
             raise UserError(
-                f"{path}: holds no images (.jpg, .jpeg, .png); a folder deeper, perhaps?"
+                f"{path}: has no images (.jpg, .jpeg, .png); check that they are not in a folder "
+                f"inside it"
             )
         places = bytearray(_PLACE.size * len(names))
     else:
@@ -230,7 +239,7 @@ def list_images(source: Path) -> np.ndarray:
     return table
 
 
-# Offset, packed size, size, CRC-32 and method of a member; zeros for a file of its own.
+# Arguments of `read_member`; zeros for an unpacked image.
 _PLACE = struct.Struct("<QIIIH")
 _PLACE_FIELDS = [
     ("offset", "<u8"),
@@ -249,44 +258,49 @@ def _archived(path: Path) -> tuple[np.ndarray, bytearray]:
     names = _Names()
     places = bytearray()
     home, inner_archive = None, None
-    with open(path, "rb") as file:
-        for member in members(file):
-            folder, _, name = member.name.replace("\\", "/").rpartition("/")
-            if folder.startswith("/") or ":" in folder or ".." in folder.split("/"):
-                raise UserError(
-                    f"has a member {member.name!r}, which points outside of the archive; this is "
-                    f"not CelebA's: fetch it anew"
-                )
-            if folder.split("/")[0] == "__MACOSX":  # a Mac's notes on files, under their names
-                continue
-            if not _is_image(name):
-                inner_archive = member.name if name.endswith(".zip") else inner_archive
-                continue
-            if member.encrypted:
-                raise UserError(f"is encrypted ({member.name}); unpack it and zip it without")
-            home = folder if home is None else home
-            if folder != home:
-                raise UserError(
-                    f"holds images in several folders ({home or '.'}, {folder or '.'}); keep one"
-                )
-            names.append(name.encode())
-            place = member.offset, member.packed, member.size, member.crc, member.method
-            if max(member.packed, member.size) > _MAX_FILE_BYTES:
-                place = member.offset, 0, _MAX_FILE_BYTES + 1, 0, 0
-            places += _PLACE.pack(*place)
+    for member in list_members(path):
+        folder, _, name = member.filename.replace("\\", "/").rpartition("/")
+        if folder.startswith("/") or ":" in folder or ".." in folder.split("/"):
+            raise UserError(
+                f"has a member {member.filename!r}, which points outside the archive; this is "
+                f"not CelebA's archive: fetch it again"
+            )
+        if folder.split("/")[0] == "__MACOSX":  # macOS adds metadata files with the same names
+            continue
+        if not _is_image(name):
+            inner_archive = member.filename if name.endswith(".zip") else inner_archive
+            continue
+        if member.flag_bits & _ENCRYPTED:
+            raise UserError(
+                f"is encrypted ({member.filename}); unpack it and zip it without a password"
+            )
+        home = folder if home is None else home
+        if folder != home:
+            raise UserError(
+                f"has images in several folders ({home or '.'}, {folder or '.'}); keep one"
+            )
+        names.append(name.encode())
+        offset, packed, size = member.header_offset, member.compress_size, member.file_size
+        if max(packed, size) > _MAX_FILE_BYTES:
+            place = offset, 0, _MAX_FILE_BYTES + 1, 0, 0
+        else:
+            place = offset, packed, size, member.CRC, member.compress_type
+        places += _PLACE.pack(*place)
     if inner_archive and not places:
-        raise UserError(f"holds another archive, {inner_archive}, and no images: unpack it once")
+        raise UserError(f"contains another archive, {inner_archive}, and no images; unpack it once")
     if not places:
-        raise UserError("holds no images (.jpg, .jpeg, .png)")
+        raise UserError("has no images (.jpg, .jpeg, .png)")
     return names.array(), places
 
 
-# No photograph's file; unpacking more would only fill the memory.
+# No photograph's file is larger; unpacking more would only fill the memory.
 _MAX_FILE_BYTES = 64 * 2**20
+
+_ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT section 4.4.4
 
 
 class ImageReader:
-    """Reads images of a source, each by its row of `list_images`; cheap to open anywhere."""
+    """Reads the images of a source by their rows of `list_images`, without listing them again."""
 
     def __init__(self, source: Path) -> None:
         self.path = store_path(source)
@@ -296,7 +310,7 @@ class ImageReader:
         """The bytes of one image file.
 
         Raises:
-            UserError: they cannot be read, are too many, or fail the archive's checksum.
+            UserError: the file cannot be read, is too large, or is damaged in the archive.
         """
         name, offset, packed, size, crc, method = row
         try:

@@ -1,39 +1,38 @@
-"""CelebA's official files: fetched, resumed and verified; files that the user brought, verified.
+"""Download and verify CelebA's official files, or verify the files that a user put in place.
 
     python -m facevae.data.download [FOLDER] [--mirror URL]
 
-is the command; `make celeba` runs it.
+`make celeba` runs this command.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gdown
 import requests
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from facevae.common.errors import UserError
+from facevae.common.runtime import counting
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, PARTITION
 
 
 @dataclasses.dataclass(frozen=True)
 class OfficialFile:
-    """What a file must be, and where its authors put it.
+    """What a file must contain, and where its authors published it.
 
     Attributes:
-        name: in the folder, and at a mirror.
-        size: bytes.
-        sha256: checksum, hexadecimal.
-        drive_id: on Google Drive.
+        name: file name, in the folder and on a mirror.
+        size: length, bytes.
+        sha256: SHA-256 checksum, hexadecimal.
+        drive_id: identifier on Google Drive.
     """
 
     name: str
@@ -42,8 +41,8 @@ class OfficialFile:
     drive_id: str
 
 
-# As TensorFlow Datasets and torchvision have them. The archive is last: it meets Google's quota
-# most often, and is then the only one to be fetched by hand.
+# The same identifiers and checksums as in TensorFlow Datasets and torchvision. The archive is last,
+# because it most often exceeds Google's download quota; then only it is left to fetch by hand.
 FILES = (
     OfficialFile(
         PARTITION,
@@ -69,15 +68,15 @@ _BY_HAND = f"or download it with a browser ({_PAGE}), put it there and run this 
 
 
 def verify(path: Path, file: OfficialFile) -> str | None:
-    """What is wrong with the file at `path`, to be read after its name; None if it is right."""
+    """What is wrong with the file at `path`, as the end of a sentence; None if it is right."""
     size = path.stat().st_size
     with open(path, "rb") as opened:
         if opened.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            return "is a web page (of a quota or a login, perhaps) and not the file"
+            return "is a web page, perhaps about a quota or a login, and not the file"
         if size < file.size:
             return f"is cut short: {size:,} of {file.size:,} bytes"
         if size > file.size:
-            return f"is another file: {size:,} bytes and not {file.size:,}"
+            return f"is another file: it has {size:,} bytes and not {file.size:,}"
         opened.seek(0)
         if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
             return "is damaged or another file: its SHA-256 checksum is wrong"
@@ -92,20 +91,21 @@ def download(
     timeout: float = 30,
     retries: int = 3,
 ) -> None:
-    """Verify the files that are in `folder` and fetch those that are not, with a line for each.
+    """Verify the files that are in `folder`, fetch the missing ones, and print a line for each.
 
-    A file that is there is never changed. One that is not appears when it is whole and verified;
-    until then its part is in `folder`/.download, where the next call goes on.
+    An existing file is never changed. A missing file appears when it is complete and verified.
+    Until then its first part is in `folder`/.download, where the next call resumes the download.
 
     Args:
-        folder: made if it is not there.
-        files: what is to be there.
-        mirror: address that holds them under their names; None for Google Drive.
-        timeout: longest silence of a server, seconds.
-        retries: how often to go on by itself after a lost connection, per file.
+        folder: created if it does not exist.
+        files: the files that the folder is to contain.
+        mirror: address of a folder with the same file names; None for Google Drive.
+        timeout: longest time without data from the server, seconds.
+        retries: how often to resume after a lost connection, per file.
 
     Raises:
-        UserError: a file that is there is wrong, or one that is not cannot be had.
+        UserError: an existing file is wrong, a missing file cannot be fetched or is wrong, another
+            process downloads into the folder, or the folder cannot be written.
     """
     try:
         missing, mistakes = [], []
@@ -115,7 +115,7 @@ def download(
                 missing.append(file)
             elif wrong := verify(path, file):
                 mistakes.append(
-                    f"{path}: {wrong}; move it away and run this again, which fetches it"
+                    f"{path}: {wrong}; move it away and run this again to fetch the file"
                 )
             else:
                 print(f"{path}: already there, verified")
@@ -124,39 +124,42 @@ def download(
         staging = folder / ".download"
         if missing:
             staging.mkdir(parents=True, exist_ok=True)
-            # Two at once would write into the same part.
+            # Two processes would write to the same file.
             with FileLock(staging / "lock", timeout=0):
                 for file in missing:
                     _fetch(file, staging, mirror, timeout, retries)
                     print(f"{folder / file.name}: fetched, verified")
-        # DVC hashes a data source with all that is in it.
+        # DVC hashes every file in a data source, so leave no others behind.
         shutil.rmtree(staging, ignore_errors=True)
     except Timeout:
-        raise UserError(f"{folder}: another download into it is running; wait for it") from None
+        raise UserError(
+            f"{folder}: another download into this folder is running; wait for its end"
+        ) from None
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: {error.strerror or error}; put that right or name "
-            f"another folder, and run this again: a download goes on where it stopped"
+            f"{error.filename or folder}: {error.strerror or error}; correct this or name "
+            f"another folder, and run this again: in the same folder, a download resumes"
         ) from None
 
 
 def _fetch(
     file: OfficialFile, staging: Path, mirror: str | None, timeout: float, retries: int
 ) -> None:
-    """Fetch one file into `staging`, from where its part there ends, and move it up if right."""
+    """Fetch or resume one file in `staging`; verify it and move it to the folder above."""
     target = staging.parent / file.name
     home = mirror or "Google Drive"
 
     def transfer() -> None:
-        with _progress(file) as progress:
+        with counting(file.name, "B") as progress:
             gdown.download(
                 url=f"{mirror.rstrip('/')}/{file.name}" if mirror else None,
                 id=None if mirror else file.drive_id,
                 output=str(staging / file.name),
                 quiet=True,
-                use_cookies=False,  # they would be kept in the user's home
+                use_cookies=False,  # gdown would store them in the user's home
                 resume=True,
-                progress=progress,
+                # A server need not say how long the file is.
+                progress=lambda done, _: progress(done, file.size),
                 timeout=timeout,
                 retries=retries,
             )
@@ -165,17 +168,17 @@ def _fetch(
         try:
             transfer()
         except gdown.DownloadError as error:
-            # A lost connection is its cause; without one, the answer was not the rest of the
-            # part: the server knows no ranges, or the file there has changed.
+            # A lost connection would be the error's cause. Without a cause, the server did not
+            # send the rest of the file: it does not support ranges, or its file has changed.
             if isinstance(error, gdown.FileURLRetrievalError) or error.__cause__:
                 raise
-            print(f"{target}: {home} does not send the rest of it; from the start again")
+            print(f"{target}: {home} does not resume the download; it starts again")
             _discard(file, staging)
             transfer()
     except gdown.FileURLRetrievalError:
         raise UserError(
-            f"{target}: {home} sent a web page and not the file, most often because too many "
-            f"people fetched it today; try again in a day, {_BY_HAND}"
+            f"{target}: {home} sent a web page and not the file, usually because today's "
+            f"download quota is used up; try again in a day, {_BY_HAND}"
         ) from None
     except requests.HTTPError as error:
         raise UserError(
@@ -186,16 +189,19 @@ def _fetch(
         requests.exceptions.InvalidSchema,
         requests.exceptions.InvalidURL,
     ):
-        raise UserError(f"--mirror: {home} is not an address: http://... or https://...") from None
+        raise UserError(
+            f"--mirror: {home} is not an address; write http://... or https://..."
+        ) from None
     except (requests.RequestException, gdown.DownloadError) as error:
         raise UserError(
-            f"{target}: no connection to {home}, or a lost one ({_root(error)}); check the network "
-            f"and run this again: it goes on where it stopped"
+            f"{target}: the connection to {home} failed ({_root(error)}); check the network and "
+            f"run this again to resume the download"
         ) from None
     if wrong := verify(staging / file.name, file):
-        _discard(file, staging)  # or it would be resumed for ever
+        _discard(file, staging)  # otherwise the next call would resume it
         raise UserError(
-            f"{target}: what {home} sent {wrong}, so it was removed; try again in a day, {_BY_HAND}"
+            f"{target}: the file that {home} sent {wrong}; it was removed; try again in a day, "
+            f"{_BY_HAND}"
         )
     os.replace(staging / file.name, target)
 
@@ -206,45 +212,18 @@ def _discard(file: OfficialFile, staging: Path) -> None:
 
 
 def _root(error: BaseException) -> str:
-    """The first of a chain of errors in words: "timed out" and not its wrappings."""
+    """The message of the error that caused a chain of errors, such as "timed out"."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return str(error) or type(error).__name__
 
 
-@contextlib.contextmanager
-def _progress(file: OfficialFile) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar as a callback (bytes done, of how many), shown from the first call on."""
-    live = sys.stderr.isatty()
-    with contextlib.ExitStack() as stack:
-        bar: tqdm | None = None
-
-        def report(done: int, _total: int | None) -> None:
-            nonlocal bar
-            bar = bar or stack.enter_context(
-                tqdm(
-                    desc=file.name,
-                    total=file.size,
-                    initial=done,  # what was there before says nothing of the speed
-                    unit="B",
-                    unit_scale=True,
-                    unit_divisor=1024,
-                    mininterval=0.2 if live else 30,
-                    maxinterval=1 if live else 60,
-                    dynamic_ncols=live,
-                )
-            )
-            bar.update(done - bar.n)
-
-        yield report
-
-
 def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] = FILES) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m facevae.data.download",
-        description=f"Fetch CelebA ({_PAGE}, for non-commercial research only) into a folder, go "
-        "on where an earlier run stopped, and verify it. Files that are already in the folder are "
-        "verified and never changed.",
+        description=f"Download CelebA ({_PAGE}, for non-commercial research only) into a folder "
+        "and verify it. An interrupted download is resumed. Files that are already in the folder "
+        "are verified and never changed.",
     )
     parser.add_argument(
         "folder",
@@ -252,13 +231,13 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] =
         type=Path,
         default=Path("data/celeba"),
         metavar="FOLDER",
-        help="where they are to be (default: %(default)s)",
+        help="folder for the files (default: %(default)s)",
     )
     parser.add_argument(
         "--mirror",
         metavar="URL",
-        help="fetch from this address, which holds the files under their names, such as your "
-        "institution's copy (default: Google Drive, where the authors put them)",
+        help="address of a folder with the same files, such as your institution's copy "
+        "(default: Google Drive, where the authors published them)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -267,7 +246,7 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] =
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on where it stopped", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     print(f"Next: dvc exp run -S data.source={shlex.quote(str(options.folder))}")
     return 0

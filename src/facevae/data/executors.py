@@ -1,23 +1,24 @@
-"""Where tasks run: in local processes, or on a Dask cluster; a worker that dies costs its tasks.
+"""Running tasks in local worker processes or on a Dask cluster, although workers may die.
 
-A Dask cluster is named as Dask's own users do it, by DASK_SCHEDULER_ADDRESS in the environment. Its
-workers need this package installed and see the files under the same paths.
+The environment variable DASK_SCHEDULER_ADDRESS names a Dask cluster, as it does for Dask itself.
+The workers of the cluster need this package, and the data under the same paths.
 """
 
+import collections
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
-from concurrent.futures import as_completed as completed_futures
 from typing import TypeVar
 
 from facevae.common.errors import UserError
 
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"
-# A pool that breaks so often without finishing a single task will not finish any.
+# Pools that may break in a row, none of them with a task finished, before `run_tasks` gives up.
 _ATTEMPTS = 3
 
 Task = TypeVar("Task")
@@ -26,13 +27,13 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C waits until the end of this block; processes started in it never hear of it.
+    """Delay Ctrl-C until the end of this block; processes started in the block never receive it.
 
-    A terminal sends it to all its processes, and the parent alone decides what it means.
+    A terminal sends the signal to all of its processes. Only the parent is to handle it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # The mask is that of this thread, and of what it starts. If another thread takes the signal,
-    # Python still raises it in the main one, in the midst of starting a worker.
+    # The mask holds for this thread and for the processes it starts. Another thread may still
+    # receive the signal, and Python would then interrupt the main thread while it starts a worker.
     main = threading.current_thread() is threading.main_thread()
     held_back: list[int] = []
     if main:
@@ -51,7 +52,7 @@ def _enter_worker() -> None:
     parent = multiprocessing.parent_process()
 
     def leave_with_parent() -> None:
-        # A killed parent cannot stop its workers, which would wait for tasks for ever.
+        # A killed parent cannot stop its workers, and they would wait for tasks forever.
         if parent is not None:
             parent.join()
         os._exit(1)
@@ -60,10 +61,10 @@ def _enter_worker() -> None:
 
 
 def local_executor(processes: int | None = None) -> Executor:
-    """So many worker processes; one per core if None."""
+    """A pool of worker processes: this number, or one per core if None."""
     return ProcessPoolExecutor(
         processes or os.cpu_count(),
-        # Spawned, not forked: a fork of a process with threads can hang.
+        # Spawned, not forked: a forked copy of a process with threads can hang.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_enter_worker,
     )
@@ -71,10 +72,11 @@ def local_executor(processes: int | None = None) -> Executor:
 
 @contextlib.contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """The Dask cluster with a scheduler at `address`, such as tcp://10.0.0.1:8786.
+    """An executor on the Dask cluster whose scheduler is at `address`, e.g. tcp://10.0.0.1:8786.
 
     Raises:
-        UserError: Dask is not installed, or no scheduler answers there.
+        UserError: Dask is not installed, no scheduler answers at the address, or the cluster gave
+            up a task because its workers died.
     """
     try:
         from distributed import Client, KilledWorker
@@ -88,14 +90,14 @@ def dask_executor(address: str) -> Iterator[Executor]:
         raise UserError(f"{SCHEDULER}: no Dask scheduler answers at {address} ({error})") from None
     with client:
         try:
-            # pure: equal tasks of two runs are not the same, for each writes a file.
+            # Not pure: an equal task of an earlier run wrote another file, so run this one too.
             yield client.get_executor(pure=False)
         except KilledWorker as error:
             raise UserError(f"{SCHEDULER}: {error}") from None
 
 
 def default_executor() -> contextlib.AbstractContextManager[Executor]:
-    """The Dask cluster that the environment names, or else the local processes."""
+    """The Dask cluster that the environment names, or local processes where it names none."""
     address = os.environ.get(SCHEDULER)
     return dask_executor(address) if address else local_executor()
 
@@ -104,36 +106,42 @@ def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
+    window: int | None = None,
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Do every task somewhere; yield each with its result, in the order in which they end.
+    """Run a function on every task in an executor; yield each task with its result, in order.
 
-    The tasks of a worker that dies are given out again, so a task must be such that doing it
-    twice, even at the same time, does no harm.
+    After the death of a worker, the tasks without a result run again in a new executor. So it must
+    do no harm to run a task twice, even at the same time.
+
+    Args:
+        executors: opens an executor.
+        window: largest number of tasks that are submitted and whose results the caller has not
+            taken yet, which bounds the memory of the results; None submits all tasks at once.
 
     Raises:
         UserError: workers keep dying, or the cluster is lost.
-        Exception: what the function raised; no more tasks are given out then.
+        Exception: the function raised it; the tasks that have not started are cancelled.
     """
-    waiting = dict(enumerate(tasks))
+    waiting = collections.deque(tasks)
     failures = 0
     while waiting:
         left = len(waiting)
         with executors() as executor:
-            futures: dict[Future, int] = {}
+            futures: collections.deque[Future] = collections.deque()  # of the first of `waiting`
             try:
-                with _interrupts_held_back():  # for submitting is what starts local workers
-                    for number, task in waiting.items():
-                        futures[executor.submit(function, task)] = number
-                for future in completed_futures(futures):
-                    result = future.result()
-                    number = futures[future]
-                    yield waiting.pop(number), result
+                while waiting:
+                    with _interrupts_held_back():  # submitting starts the local workers
+                        for task in itertools.islice(waiting, len(futures), window):
+                            futures.append(executor.submit(function, task))
+                    result = futures[0].result()
+                    futures.popleft()
+                    yield waiting.popleft(), result
             except (BrokenExecutor, CancelledError):
                 failures = failures + 1 if len(waiting) == left else 1
                 if failures == _ATTEMPTS:
                     raise UserError(
-                        f"workers died {_ATTEMPTS} times without finishing a task; "
-                        f"is there enough memory for {os.cpu_count()} of them?"
+                        f"worker processes died {_ATTEMPTS} times without finishing a task; "
+                        f"check that there is enough memory for {os.cpu_count()} of them"
                     ) from None
             finally:
                 for future in futures:

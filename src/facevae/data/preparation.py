@@ -1,4 +1,4 @@
-"""CelebA's JPEGs to shards of small square images, one pure task per shard."""
+"""Convert CelebA's JPEGs to shards of small square images, one independent task per shard."""
 
 import contextlib
 import dataclasses
@@ -31,8 +31,8 @@ from facevae.data.celeba import (
 from facevae.data.executors import default_executor, run_tasks
 from facevae.shards.records import MANIFEST, encode_example, frame_record
 
-ALIGNED_SIZE = (178, 218)  # of CelebA's aligned images, which the crops are cut from
-# What is larger is refused before it is decoded: its pixels alone would take 100 MB.
+ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
+# A larger image is refused before it is decoded: its pixels would take more than 100 MB.
 _MAX_PIXELS = 2**25
 _JPEG_QUALITY = 95
 _LISTED = 20
@@ -47,13 +47,13 @@ _FILTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """How an image file becomes a record.
+    """How to convert an image file to a record.
 
     Attributes:
-        crop: side of the centred square that is cut out of the aligned 178x218 image, pixels;
-            "none" squeezes the whole image, of any size.
+        crop: side of the centred square to cut out of the aligned 178x218 image, pixels; "none"
+            resizes the whole image, of any size, to a square.
         resize: name of the resampling filter.
-        image_size: side of the result, pixels.
+        image_size: side of the resized square, pixels.
         record_format: "raw", "png" or "jpeg" (quality 95).
     """
 
@@ -65,12 +65,12 @@ class ImageSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """All that one shard is made from; plain data, so that any process anywhere can do it.
+    """The input of `write_shard`: plain data that can be sent to another process or machine.
 
     Attributes:
         source: folder in CelebA's layout.
         target: the file to write.
-        images: rows of `facevae.data.celeba.list_images`.
+        images: the images of the shard, rows of `facevae.data.celeba.list_images`.
     """
 
     source: str
@@ -81,12 +81,12 @@ class ShardTask:
 
 @dataclasses.dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard.
+    """The result of `write_shard`.
 
     Attributes:
-        images: records written.
-        size: bytes written.
-        bad: names of the images that could not be used, with the reason.
+        images: number of records written.
+        size: length of the file, bytes.
+        bad: names of the images that cannot be used, each with the reason.
     """
 
     images: int
@@ -95,7 +95,7 @@ class ShardResult:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Upright, without transparency (on white), three channels of 8 bits."""
+    """The image upright, on a white background where it is transparent, in 8-bit RGB."""
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "RGB") and "transparency" not in image.info:
@@ -103,28 +103,28 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "PA", "RGBA", "L", "P", "RGB"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    raise UserError(f"has pixels of mode {image.mode}, not of 8 bits a channel")
+    raise UserError(f"has pixels of mode {image.mode}, which are not 8 bits per channel")
 
 
 def square_image(file: bytes, settings: ImageSettings) -> Image.Image:
     """Decode, crop and resize one JPEG or PNG file.
 
-    Grey, palette and CMYK images become RGB, transparent ones lie on white, and an EXIF rotation
-    is carried out.
+    Grey, palette and CMYK images are converted to RGB, transparent images get a white background,
+    and an EXIF rotation is applied.
 
     Returns:
-        An RGB image, image_size pixels square.
+        An RGB image of image_size x image_size pixels.
 
     Raises:
-        UserError: not an image, cut short, of a size that the settings do not allow.
+        UserError: the file is not an image or is damaged, or the settings do not allow its size.
     """
     try:
         with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > _MAX_PIXELS:
-                raise UserError(f"is {image.width}x{image.height} pixels, far too large")
+                raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
             whole = _rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError("has far too many pixels") from None
+        raise UserError("has too many pixels") from None
     except UnidentifiedImageError:
         raise UserError("is empty" if not file else "is not a JPEG or PNG image") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -137,8 +137,8 @@ def square_image(file: bytes, settings: ImageSettings) -> Image.Image:
     else:
         if whole.size != ALIGNED_SIZE:
             raise UserError(
-                f"is {width}x{height} pixels; data.crop {settings.crop} is for CelebA's aligned "
-                f"178x218, data.crop none for other sizes"
+                f"is {width}x{height} pixels; data.crop {settings.crop} needs CelebA's aligned "
+                f"images of 178x218 pixels, and data.crop none takes other sizes"
             )
         crop = int(settings.crop)
         left, top = (width - crop) // 2, (height - crop) // 2
@@ -150,20 +150,20 @@ def _encoded(image: Image.Image, record_format: str) -> bytes:
     if record_format == "raw":
         return image.tobytes()
     file = io.BytesIO()
-    # PNG has no quality, and does not mind.
+    # For PNG, Pillow ignores the quality.
     image.save(file, record_format.upper(), quality=_JPEG_QUALITY)
     return file.getvalue()
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Do one task; the file appears when it is whole.
+    """Write one shard. Its file appears when it is complete.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the archive cannot be opened, or the shard cannot be written.
     """
     bad: dict[str, str] = {}
     target = Path(task.target)
-    # Two workers may be at the same shard, when one of them was given up for dead.
+    # Two workers may write the same shard, if one of them was wrongly taken for dead.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with (
@@ -207,26 +207,26 @@ def prepare(
     progress: Callable[[int, int], None] = lambda done, total: None,
     executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
 ) -> dict[str, Any]:
-    """Write the shards of every split, and their manifest, into the folder `target`.
+    """Write the shards of all splits and their manifest into the folder `target`.
 
     Args:
         source: folder in CelebA's layout.
         target: replaced when everything is written, and untouched until then.
         settings: crop, filter, size and format.
-        limits: at most so many images per split, the first by name; None for all.
-        images_per_shard: the last shard of a split may hold fewer.
-        on_bad_image: "fail" looks at every image and then refuses if one cannot be used; "skip"
-            leaves those out and writes their names and reasons into the manifest.
-        max_bad_share: with "skip", the largest share of bad images that is not refused.
+        limits: largest number of images per split, the first by name; None for all.
+        images_per_shard: number of images in a shard; the last one of a split may have fewer.
+        on_bad_image: "fail" checks every image and then refuses the source if any cannot be used;
+            "skip" omits such images and writes their names and the reasons into the manifest.
+        max_bad_share: with "skip", a larger fraction of bad images than this is refused.
         progress: called with (images done, images in all) after each shard.
-        executors: opens what the tasks run on; see `facevae.data.executors`.
+        executors: opens an executor for the tasks; see `facevae.data.executors`.
 
     Returns:
         The manifest; see `facevae.shards.records`.
 
     Raises:
-        UserError: the source, its attribute file included, cannot be used as it is; another run
-            is writing `target`.
+        UserError: the source or its attribute file cannot be used, another run is writing
+            `target`, or the workers keep dying.
         OSError: `target` cannot be written.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
@@ -260,7 +260,7 @@ def prepare(
             split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
         for name, split in splits.items():
             if not split["images"]:
-                raise UserError(f"{source / PARTITION}: no image belongs to the {name} split")
+                raise UserError(f"{source / PARTITION}: the {name} split has no images")
         left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
         for name, packed in plan.labels.items():
             kept = packed[~_among(plan.images[name]["name"], left_out)]
@@ -275,7 +275,7 @@ def prepare(
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        # What a worker that died has left.
+        # Workers that died leave incomplete files.
         for unfinished in folder.glob(".*"):
             unfinished.unlink()
     return manifest
@@ -283,15 +283,15 @@ def prepare(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What is to be prepared, before any image was looked at.
+    """The images to prepare, chosen before any image is read.
 
     Attributes:
         images: rows of `facevae.data.celeba.list_images` per split.
-        bad: names that the archive and the partition file do not agree on, with the reason.
-        beyond_limit: how many images of a split its limit leaves out.
-        attributes: their names; none where the source has no attributes.
-        labels: per split, of the same images, rows of
-            `facevae.data.celeba.Attributes.packed`; or none.
+        bad: names for which the archive and the partition file do not match, with the reason.
+        beyond_limit: number of images that the limit of a split leaves out.
+        attributes: the attributes' names; empty if the source has no attribute file.
+        labels: rows of `facevae.data.celeba.Attributes.packed` for `images`, per split; empty if
+            the source has no attribute file.
     """
 
     images: dict[str, np.ndarray]
@@ -311,9 +311,9 @@ def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
     bad = {
         os.fsdecode(name): reason
         for which, reason in (
-            (everything[~_among(everything, names)], f"is in {PARTITION}, but nowhere else"),
-            (names[~_among(names, everything)], f"is not in {PARTITION}, so in no split"),
-            (twice, "stands in the archive more than once"),
+            (everything[~_among(everything, names)], f"is in {PARTITION}, but there is no image"),
+            (names[~_among(names, everything)], f"is not in {PARTITION}, so it is in no split"),
+            (twice, "appears in the archive more than once"),
         )
         for name in which.tolist()
     }
@@ -329,7 +329,7 @@ def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
 def _labels(
     path: Path, images: Mapping[str, np.ndarray]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """The attributes' names, and per split the packed labels of its images, if there are any."""
+    """The attributes' names and the packed labels per split; both empty without the file."""
     if not path.is_file():
         return (), {}
     attributes = read_attributes(path)
@@ -337,14 +337,14 @@ def _labels(
         labels = {split: attributes.of(rows["name"]) for split, rows in images.items()}
     except KeyError as error:
         raise UserError(
-            f"{path}: has no line for {os.fsdecode(error.args[0])}; fetch it again, or take it "
-            f"out of the folder, to do without labels"
+            f"{path}: has no line for {os.fsdecode(error.args[0])}; fetch the file again, or "
+            f"remove it from the folder to train without labels"
         ) from None
     return attributes.names, labels
 
 
 def _among(names: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each name whether it is one of the sorted others; `np.isin` in a tenth of its memory."""
+    """Whether each name is among the sorted `others`: `np.isin` in a tenth of its memory."""
     if not len(others):
         return np.zeros(len(names), bool)
     places = np.searchsorted(others, names)
@@ -352,14 +352,14 @@ def _among(names: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _judge(
-    store: Path, bad: Mapping[str, str], looked_at: int, on_bad_image: str, max_bad_share: float
+    store: Path, bad: Mapping[str, str], checked: int, on_bad_image: str, max_bad_share: float
 ) -> None:
-    if not bad or (on_bad_image == "skip" and len(bad) <= max_bad_share * looked_at):
+    if not bad or (on_bad_image == "skip" and len(bad) <= max_bad_share * checked):
         return
-    wrong = f"{store}: {len(bad)} of {looked_at} images cannot be used"
+    wrong = f"{store}: {len(bad)} of {checked} images cannot be used"
     if on_bad_image == "skip":
         raise UserError(f"{wrong}, more than data.max_bad_share {max_bad_share}:\n{_listing(bad)}")
     raise UserError(
         f"{wrong}:\n{_listing(bad)}\n"
-        f"Repair the source, or leave them out with data.on_bad_image: skip"
+        f"Repair the source, or omit these images with data.on_bad_image: skip"
     )

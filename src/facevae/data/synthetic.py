@@ -1,18 +1,18 @@
-"""Drawn faces in CelebA's layout: a stand-in that needs no download.
+"""Drawn faces in CelebA's layout: a substitute for CelebA that needs no download.
 
-Each face is a function of (seed, index) alone: a description is drawn at random, its attributes
-follow from the description, and so does the picture. The eyes, nose and mouth lie where CelebA's
-alignment puts them, so that crops that suit one suit the other.
+A face depends on its seed and index only. They determine a random description, and the description
+determines the attributes and the picture. Eyes, nose and mouth are where CelebA's alignment puts
+them, so the same crops suit both data sets.
 """
 
+import contextlib
 import dataclasses
+import functools
 import io
 import math
-import multiprocessing
 import os
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,15 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from facevae.common.files import atomic_write, exclusive_writer
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
+from facevae.data.executors import local_executor, run_tasks
 
 WIDTH, HEIGHT = 178, 218
 
-_SCALE = 2  # drawn so many times larger, then averaged down, against jagged edges
+_SCALE = 2  # drawn at this multiple of the size, then averaged, which smooths the edges
 _JPEG_QUALITY = 92
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes whenever it is drawn
-_IMAGES_PER_CALL = 50
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # constant, so that the archive's bytes are reproducible
+_IMAGES_PER_TASK = 50
+_TASKS_PER_PROCESS = 4  # whose results may wait in memory; a task's faces take 0.4 MB
 
 Colour = tuple[int, int, int]
 
@@ -47,7 +49,7 @@ _SKIN: list[Colour] = [
 _IRIS: list[Colour] = [(72, 46, 30), (96, 66, 40), (70, 110, 150), (84, 126, 96), (110, 120, 126)]
 _LIPS: list[Colour] = [(178, 34, 58), (200, 60, 90), (150, 30, 50)]
 
-# The attributes that are drawn, under CelebA's names and in its order; every one is true.
+# The attributes that the pictures show, a subset of CelebA's, with its names and in its order.
 ATTRIBUTE_NAMES = (
     "Bald",
     "Bangs",
@@ -74,7 +76,7 @@ ATTRIBUTE_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """What is drawn: lengths in pixels of the 178x218 picture, colours in RGB."""
+    """Description of a face: lengths in pixels of the 178x218 picture, colours in RGB."""
 
     skin_tone: int
     skin: Colour
@@ -107,7 +109,7 @@ class Face:
     exposure: float
 
     def attributes(self) -> dict[str, bool]:
-        """Which of `ATTRIBUTE_NAMES` hold."""
+        """Whether the face has each of `ATTRIBUTE_NAMES`."""
         hair_shows = not self.bald
         drawn = {
             "Bald": self.bald,
@@ -145,7 +147,7 @@ def _shade_towards(colour: Colour, other: Colour, share: float) -> Colour:
 
 
 def describe_face(seed: int, index: int) -> Face:
-    """The face number `index` of the set `seed`."""
+    """The description of face number `index` in the data set of `seed`."""
     random = np.random.default_rng((seed, index))
 
     def chance(probability: float) -> bool:
@@ -164,12 +166,12 @@ def describe_face(seed: int, index: int) -> Face:
         red, green, blue = (int(channel) for channel in random.integers(30, 226, 3))
         return red, green, blue
 
-    bearded = chance(0.5)  # who may wear a beard does not wear lipstick
+    bearded = chance(0.5)  # may have a beard, and then no lipstick
     skin_tone = int(random.integers(len(_SKIN)))
     hair_name = pick(list(_HAIR))
     bald = bearded and chance(0.15)
     hat = any_colour() if chance(0.08) else None
-    # Muted: the face, not the wall behind it, is what there is to learn.
+    # Muted, because a model is to learn the face and not the background.
     background = _shade_towards(any_colour(), (140, 140, 140), 0.5)
     smiling = chance(0.55)
     return Face(
@@ -208,12 +210,12 @@ def describe_face(seed: int, index: int) -> Face:
 # From the left background colour to the right one.
 _RAMP = Image.linear_gradient("L").rotate(90).resize((WIDTH * _SCALE, HEIGHT * _SCALE))
 
-# Points of the unit circle, to draw ellipses that can be turned.
+# Points of the unit circle: Pillow cannot draw a rotated ellipse, but a polygon.
 _CIRCLE = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, math.tau, 41).tolist()]
 
 
 class _Pen:
-    """Draws in the coordinates of the final picture, turned by `roll` degrees about its middle."""
+    """Draws in the final picture's coordinates, rotated by `roll` degrees about its centre."""
 
     def __init__(self, image: Image.Image, roll: float) -> None:
         self._draw = ImageDraw.Draw(image)
@@ -245,7 +247,7 @@ class _Pen:
 
 
 def _curve(x: float, y: float, width: float, bend: float) -> list[tuple[float, float]]:
-    """Points of a parabola through (x, y) at its middle; its ends lie `bend` higher."""
+    """Points of a parabola with its vertex at (x, y) and its ends `bend` pixels higher."""
     steps = np.linspace(-1.0, 1.0, 13)
     return [(x + step * width / 2, y - bend * step * step) for step in steps.tolist()]
 
@@ -307,7 +309,7 @@ def _draw_features(pen: _Pen, face: Face, x: float) -> None:
     x += face.yaw
     outline = _shade(face.skin, 0.45)
     for side in (-1, 1):
-        # The half of the face that turns away is narrower.
+        # The half of the face that is turned away looks narrower.
         eye = x + side * (19.5 + side * face.yaw * -0.25)
         if face.rosy:
             pen.ellipse(eye + side * 5, 136, 22, 14, _shade_towards(face.skin, (235, 90, 90), 0.3))
@@ -358,7 +360,7 @@ def _draw_features(pen: _Pen, face: Face, x: float) -> None:
 
 
 def draw_face(face: Face) -> Image.Image:
-    """The picture, 178x218 RGB."""
+    """The picture of a face: RGB, 178 pixels wide and 218 high."""
     size = (WIDTH * _SCALE, HEIGHT * _SCALE)
     left, right = (Image.new("RGB", size, colour) for colour in face.background)
     image = Image.composite(left, right, _RAMP)
@@ -375,7 +377,7 @@ def draw_face(face: Face) -> Image.Image:
 
 
 def face_jpegs(seed: int, indices: range) -> list[tuple[bytes, dict[str, bool]]]:
-    """JPEG bytes and attributes of several faces; a pure task for a worker process."""
+    """The JPEG file and the attributes of each face in `indices`."""
     drawn = []
     for index in indices:
         face = describe_face(seed, index)
@@ -385,19 +387,8 @@ def face_jpegs(seed: int, indices: range) -> list[tuple[bytes, dict[str, bool]]]
     return drawn
 
 
-def _drawn(seed: int, images: int) -> Iterator[tuple[bytes, dict[str, bool]]]:
-    ranges = [
-        range(start, min(start + _IMAGES_PER_CALL, images))
-        for start in range(0, images, _IMAGES_PER_CALL)
-    ]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as executor:
-        for batch in executor.map(face_jpegs, [seed] * len(ranges), ranges):
-            yield from batch
-
-
 def _split(index: int, images: int) -> int:
-    """0 train, 1 validation, 2 test: 80 %, 10 %, 10 %, in order, as CelebA has it."""
+    """The split of a face: 0 train (the first 80 %), 1 validation (10 %), 2 test (10 %)."""
     return 0 if index < images * 8 // 10 else 1 if index < images * 9 // 10 else 2
 
 
@@ -409,23 +400,41 @@ def synthesize(
 ) -> None:
     """Draw a data set into the folder `target`, in CelebA's layout.
 
-    The same arguments give the same bytes. `target` is replaced once everything is drawn.
+    The same arguments give the same bytes. `target` is replaced when all faces are drawn.
 
     Args:
-        images: faces in all, at least 20, so that each split has two.
+        images: number of faces, at least 20, so that each split has two.
         progress: called with (faces done, faces in all).
+
+    Raises:
+        UserError: another run is writing `target`, or the worker processes keep dying.
+        OSError: `target` cannot be written.
     """
-    partition, rows = [], []
+    tasks = (
+        range(start, min(start + _IMAGES_PER_TASK, images))
+        for start in range(0, images, _IMAGES_PER_TASK)
+    )
     with exclusive_writer(target), atomic_write(target) as folder:
         folder.mkdir()
-        with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
-            for index, (jpeg, attributes) in enumerate(_drawn(seed, images)):
-                name = f"{index + 1:06d}.jpg"
-                archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", _ZIP_DATE), jpeg)
-                partition.append(f"{name} {_split(index, images)}\n")
-                values = " ".join("1" if holds else "-1" for holds in attributes.values())
-                rows.append(f"{name} {values}\r\n")
-                progress(index + 1, images)
-        (folder / PARTITION).write_bytes("".join(partition).encode())
-        header = f"{images}\r\n{' '.join(ATTRIBUTE_NAMES)}\r\n"
-        (folder / ATTRIBUTES).write_bytes((header + "".join(rows)).encode())
+        with (
+            contextlib.closing(
+                run_tasks(
+                    functools.partial(face_jpegs, seed),
+                    tasks,
+                    local_executor,
+                    window=_TASKS_PER_PROCESS * (os.cpu_count() or 1),
+                )
+            ) as running,
+            zipfile.ZipFile(folder / ARCHIVE, "w") as archive,
+            open(folder / PARTITION, "w", encoding="utf-8", newline="\n") as partition,
+            open(folder / ATTRIBUTES, "w", encoding="utf-8", newline="\r\n") as rows,
+        ):
+            rows.write(f"{images}\n{' '.join(ATTRIBUTE_NAMES)}\n")
+            for indices, faces in running:
+                for index, (jpeg, attributes) in zip(indices, faces, strict=True):
+                    name = f"{index + 1:06d}.jpg"
+                    archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", _ZIP_DATE), jpeg)
+                    partition.write(f"{name} {_split(index, images)}\n")
+                    values = " ".join("1" if holds else "-1" for holds in attributes.values())
+                    rows.write(f"{name} {values}\n")
+                progress(indices.stop, images)
