@@ -1,11 +1,9 @@
 """Crop and resize a folder in CelebA's layout into TFRecord shards, one set per split."""
 
-from pathlib import Path
-
 from _stage import arguments, run
 from facevae.common.files import write_json
 from facevae.common.runtime import counting
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 
 
 def main() -> None:
@@ -14,18 +12,8 @@ def main() -> None:
         shards="folder to write the shards and their manifest into",
         metrics="JSON to write: how many images there are, and how many were left out",
     )
-    data = parameters.data
     with counting("Preparing images", " images") as progress:
-        manifest = prepare(
-            Path(data.source),
-            options.shards,
-            ImageSettings(data.crop, data.resize, data.image_size, data.record_format),
-            limits=data.limit.model_dump(),
-            images_per_shard=data.images_per_shard,
-            on_bad_image=data.on_bad_image,
-            max_bad_share=data.max_bad_share,
-            progress=progress,
-        )
+        manifest = prepare(parameters.data, options.shards, progress=progress)
     skipped = manifest["skipped"]
     write_json(
         options.metrics,

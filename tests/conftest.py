@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PROJECT, write_params
+from helpers import PROJECT, data_settings, write_params
 
 from facevae.common.parameters import Parameters, load_parameters
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
 
 # The longest files are begun first, so that all processes have work to the end.
@@ -49,8 +49,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as 16x16 images, 20 to a shard."""
     folder = tmp_path_factory.mktemp("prepared") / "shards"
-    limits = {"train": None, "validation": None, "test": None}
-    prepare(source, folder, ImageSettings(148, "box", 16), limits=limits, images_per_shard=20)
+    prepare(data_settings(source), folder)
     return folder
 
 

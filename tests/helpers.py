@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from facevae.common.parameters import Parameters, Train, load_parameters
+from facevae.common.parameters import Data, Limit, Parameters, Train, load_parameters
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +45,16 @@ def settings(**changes: Any) -> Parameters:
 def train_settings(**changes: Any) -> Train:
     """The section train of `settings`."""
     return settings(**changes).train
+
+
+def data_settings(
+    source: Path | str = "data/synthetic", *, limit: dict[str, int] | None = None, **changes: Any
+) -> Data:
+    """The section data for small shards of 16x16 images, with some keys changed."""
+    content = settings().data.model_dump()
+    small = {"resize": "box", "image_size": 16, "images_per_shard": 20}
+    limits = {**content["limit"], **(limit or {})}
+    return Data(**{**content, **small, **changes, "source": str(source), "limit": Limit(**limits)})
 
 
 def make_vae(**changes: Any):

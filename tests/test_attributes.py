@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_vae
+from helpers import data_settings, make_vae
 from PIL import Image
 from test_quality import blurred, noisy
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import enable_determinism
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
 from facevae.evaluation.attribute_classifier import (
     FEATURES,
@@ -30,16 +30,14 @@ from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, load_images
 
-ALL = {"train": None, "validation": None, "test": None}
-
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """400 drawn faces of 32 pixels: 320 train, 40 validation, 40 test."""
     folder = tmp_path_factory.mktemp("labelled")
     synthesize(folder / "source", images=400, seed=5)
-    settings = ImageSettings(148, "box", 32)
-    prepare(folder / "source", folder / "shards", settings, limits=ALL, images_per_shard=200)
+    settings = data_settings(folder / "source", image_size=32, images_per_shard=200)
+    prepare(settings, folder / "shards")
     return Shards(folder / "shards")
 
 
@@ -50,8 +48,7 @@ def unlabelled(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "source").mkdir()
     for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
         (folder / "source" / name).write_bytes((source / name).read_bytes())
-    settings = ImageSettings(148, "box", 16)
-    prepare(folder / "source", folder / "shards", settings, limits=ALL, images_per_shard=60)
+    prepare(data_settings(folder / "source", images_per_shard=60), folder / "shards")
     return folder / "shards"
 
 
@@ -224,9 +221,7 @@ def test_bad_input_attributes_to_draw(
     stage, model: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture,
     asked: list[str], sentence: str,
 ) -> None:  # fmt: skip
-    settings = ImageSettings(148, "box", 16)
-    limits = {**ALL, "train": 4}
-    prepare(source, tmp_path / "shards", settings, limits=limits, images_per_shard=60)
+    prepare(data_settings(source, limit={"train": 4}), tmp_path / "shards")
     generate = {"rows": 2, "columns": 2, "attributes": asked}
     arguments = ["--shards", str(tmp_path / "shards"), *_common(model, tmp_path)]
     assert stage("generate", *arguments, generate=generate) == 2

@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import data_settings, write_params
 from PIL import Image
 
 from facevae.common.errors import UserError
 from facevae.data.celeba import ImageReader, list_images
-from facevae.data.preparation import ImageSettings, prepare, square_image
+from facevae.data.preparation import prepare, square_image
 from facevae.shards.batches import Shards, load_images
 
-ALL = {"train": None, "validation": None, "test": None}
-SMALL = ImageSettings(148, "box", 16)
 ARCHIVE, PARTITION = "img_align_celeba.zip", "list_eval_partition.txt"
 ATTRIBUTES = "list_attr_celeba.txt"
 
@@ -33,10 +32,7 @@ def _in_this_process() -> ThreadPoolExecutor:
 
 
 def _prepare(source: Path, target: Path, **options):
-    return prepare(
-        source, target, options.pop("settings", SMALL), limits=ALL, images_per_shard=20,
-        executors=_in_this_process, **options,
-    )  # fmt: skip
+    return prepare(data_settings(source, **options), target, executors=_in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -301,11 +297,7 @@ def test_more_members_than_a_short_directory_counts(tmp_path: Path) -> None:
     (folder / PARTITION).write_text(
         "".join(f"{number:06d}.jpg {min(number, 2)}\n" for number in range(70_000))
     )
-    manifest = prepare(
-        folder, tmp_path / "shards", ImageSettings("none", "box", 16),
-        limits={"train": None, "validation": None, "test": 1}, images_per_shard=20,
-        executors=_in_this_process,
-    )  # fmt: skip
+    manifest = _prepare(folder, tmp_path / "shards", crop="none", limit={"test": 1})
     assert manifest["skipped"]["beyond_limit"] == {"train": 0, "validation": 0, "test": 69_997}
 
 
@@ -319,7 +311,7 @@ def _rotated() -> bytes:
 
 def test_odd_images_become_rgb() -> None:
     def made(file: bytes) -> np.ndarray:
-        return np.asarray(square_image(file, ImageSettings("none", "box", 96))).astype(int)
+        return np.asarray(square_image(file, data_settings(crop="none", image_size=96))).astype(int)
 
     size = (178, 218)
     for mode, file_format, colour, expected in (
@@ -550,8 +542,9 @@ def test_bad_input_reaches_a_user_of_the_stage_as_a_sentence(
     _cut(copy / ARCHIVE)
     done = subprocess.run(
         [
-            sys.executable, "stages/prepare.py", "--source", copy, "--shards", tmp_path / "shards",
+            sys.executable, "stages/prepare.py", "--shards", tmp_path / "shards",
             "--metrics", tmp_path / "data.json",
+            "--params", write_params(tmp_path, data={"source": str(copy)}),
         ],
         cwd=project, text=True, capture_output=True, check=False,
     )  # fmt: skip
@@ -569,13 +562,11 @@ def test_bad_input_metric_counts_what_was_skipped(
         copy / ARCHIVE,
         {f"img_align_celeba/{name}": file for name, file in {**jpegs, "000003.jpg": b""}.items()},
     )
-    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["data"] |= {"on_bad_image": "skip", "max_bad_share": 0.5, "image_size": 16}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    data = {"source": str(copy), "on_bad_image": "skip", "max_bad_share": 0.5, "image_size": 16}
     subprocess.run(
         [
-            sys.executable, "stages/prepare.py", "--source", copy, "--shards", tmp_path / "shards",
-            "--metrics", tmp_path / "data.json", "--params", tmp_path / "params.yaml",
+            sys.executable, "stages/prepare.py", "--shards", tmp_path / "shards",
+            "--metrics", tmp_path / "data.json", "--params", write_params(tmp_path, data=data),
         ],
         cwd=project, check=True, capture_output=True,
     )  # fmt: skip
@@ -597,8 +588,9 @@ def test_bad_input_no_permission_to_write(project: Path, source: Path, tmp_path:
     )
     done = subprocess.run(
         [
-            sys.executable, "-c", program, "--source", source, "--shards", closed / "shards",
+            sys.executable, "-c", program, "--shards", closed / "shards",
             "--metrics", tmp_path / "data.json",
+            "--params", write_params(tmp_path, data={"source": str(source)}),
         ],
         cwd=project, text=True, capture_output=True, check=False,
     )  # fmt: skip

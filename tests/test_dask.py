@@ -12,15 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import data_settings
 
 from facevae.common.errors import UserError
 from facevae.data.executors import SCHEDULER, dask_executor
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 
 Client = pytest.importorskip("distributed", reason="Dask is not installed").Client
-
-ALL = {"train": None, "validation": None, "test": None}
-SMALL = ImageSettings(148, "box", 16)
 
 
 @contextlib.contextmanager
@@ -69,7 +67,7 @@ def test_dask_gives_the_same_bytes(
     scheduler: str, source: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SCHEDULER, scheduler)
-    prepare(source, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
+    prepare(data_settings(source), tmp_path / "shards")
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
 
@@ -77,12 +75,9 @@ def test_dask_gives_the_same_bytes(
 def test_dask_tells_bad_images_as_the_local_pool_does(
     scheduler: str, source: Path, tmp_path: Path
 ) -> None:
-    settings = ImageSettings("none", "box", 200)
+    settings = data_settings(source, crop="none", image_size=200)
     with pytest.raises(UserError, match=r"000001.jpg: is 178x218 pixels, smaller than"):
-        prepare(
-            source, tmp_path / "shards", settings, limits=ALL, images_per_shard=20,
-            executors=lambda: dask_executor(scheduler),
-        )  # fmt: skip
+        prepare(settings, tmp_path / "shards", executors=lambda: dask_executor(scheduler))
 
 
 def test_dask_worker_that_dies_costs_its_shard_again(
@@ -96,12 +91,14 @@ def test_dask_worker_that_dies_costs_its_shard_again(
                 killed.append(min(client.run(os.getpid).values()))
             os.kill(killed[0], signal.SIGKILL)
 
-    settings = ImageSettings(148, "lanczos", 96)
-    prepare(source, tmp_path / "undisturbed", settings, limits=ALL, images_per_shard=1)
+    settings = data_settings(source, resize="lanczos", image_size=96, images_per_shard=1)
+    prepare(settings, tmp_path / "undisturbed")
     prepare(
-        source, tmp_path / "shards", settings, limits=ALL, images_per_shard=1,
-        progress=kill_a_worker, executors=lambda: dask_executor(scheduler),
-    )  # fmt: skip
+        settings,
+        tmp_path / "shards",
+        progress=kill_a_worker,
+        executors=lambda: dask_executor(scheduler),
+    )
     assert not psutil.pid_exists(killed[0])
     for path in (tmp_path / "undisturbed").iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
@@ -113,5 +110,5 @@ def test_dask_scheduler_that_does_not_answer_is_a_sentence(
     monkeypatch.setenv(SCHEDULER, "tcp://127.0.0.1:1")
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1"):
-        prepare(source, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
+        prepare(data_settings(source), tmp_path / "shards")
     assert not (tmp_path / "shards").exists()

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_vae, small_vae
+from helpers import data_settings, make_vae, small_vae
 from PIL import Image
 
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.evaluation import evaluate as evaluate_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier, features
 from facevae.evaluation.evaluate import OfImageSets, evaluate
@@ -141,8 +141,7 @@ def test_evaluation_takes_another_family_from_the_list(
 
 def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Path) -> None:
     """Images of 8 pixels are too small for most metrics; with bce there is no likelihood."""
-    limits = {"train": None, "validation": None, "test": 1}
-    prepare(source, tmp_path, ImageSettings(148, "box", 8), limits=limits, images_per_shard=20)
+    prepare(data_settings(source, image_size=8, limit={"test": 1}), tmp_path)
     small = make_vae(
         image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2,
         reconstruction="bce",

@@ -11,29 +11,28 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-import yaml
+from helpers import data_settings, write_params
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write, exclusive_writer
 from facevae.data.executors import run_tasks
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
 
-ALL = {"train": None, "validation": None, "test": None}
+LARGER: dict[str, Any] = {"resize": "lanczos", "image_size": 64, "images_per_shard": 25}
 PROGRAM = """
 import sys
 from pathlib import Path
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.common.parameters import load_parameters
+from facevae.data.preparation import prepare
 
 if __name__ == "__main__":
-    prepare(
-        Path(sys.argv[1]), Path(sys.argv[2]), ImageSettings(148, "lanczos", 64),
-        limits={"train": None, "validation": None, "test": None}, images_per_shard=25,
-        progress=lambda done, total: print(done, flush=True),
-    )
+    data = load_parameters(sys.argv[1]).data
+    prepare(data, Path(sys.argv[2]), progress=lambda done, total: print(done, flush=True))
 """
 # What a stage has written when its workers start, or have started; a pattern in its folder.
 _UNFINISHED = {
@@ -53,7 +52,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What an undisturbed run gives."""
     folder = tmp_path_factory.mktemp("whole") / "shards"
-    prepare(many, folder, ImageSettings(148, "lanczos", 64), limits=ALL, images_per_shard=25)
+    prepare(data_settings(many, **LARGER), folder)
     return _content(folder)
 
 
@@ -64,8 +63,9 @@ def _content(folder: Path) -> dict[str, bytes]:
 def _start(tmp_path: Path, source: Path, **options) -> subprocess.Popen:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    params = write_params(tmp_path, data={"source": str(source), **LARGER})
     return subprocess.Popen(
-        [sys.executable, program, source, tmp_path / "shards"],
+        [sys.executable, program, params, tmp_path / "shards"],
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
@@ -137,16 +137,12 @@ def test_faults_ctrl_c_leaves_nothing_behind(
     folder = tmp_path / "folder"
     folder.mkdir()
     arguments: dict[str, list[str | Path]] = {
-        "prepare": [
-            "--source", many, "--shards", folder / "out", "--metrics", folder / "data.json",
-        ],
-        "synthesize": ["--target", folder / "out", "--params", tmp_path / "params.yaml"],
-    }  # fmt: skip
-    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["data"]["source"] = str(many)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        "prepare": ["--shards", folder / "out", "--metrics", folder / "data.json"],
+        "synthesize": ["--target", folder / "out"],
+    }
+    params = write_params(tmp_path, data={"source": str(many)})
     process = subprocess.Popen(
-        [sys.executable, f"stages/{stage}.py", *arguments[stage]],
+        [sys.executable, f"stages/{stage}.py", *arguments[stage], "--params", params],
         cwd=project, text=True, stderr=subprocess.PIPE, start_new_session=True,
         # A shell's background jobs, of which these tests may be one, ignore it from birth.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -169,9 +165,7 @@ def test_faults_two_runs_at_once(many: Path, whole: dict[str, bytes], tmp_path: 
     assert first.stdout is not None
     first.stdout.readline()
     with pytest.raises(UserError, match="shards: another run is writing it at this moment"):
-        prepare(
-            many, tmp_path / "shards", ImageSettings(148, "box", 16), limits=ALL, images_per_shard=9
-        )
+        prepare(data_settings(many), tmp_path / "shards")
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 0, errors
     assert _content(tmp_path / "shards") == whole
@@ -180,8 +174,9 @@ def test_faults_two_runs_at_once(many: Path, whole: dict[str, bytes], tmp_path: 
 def _stage(project: Path, source: Path, folder: Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         [
-            sys.executable, "stages/prepare.py", "--source", source, "--shards", folder / "shards",
+            sys.executable, "stages/prepare.py", "--shards", folder / "shards",
             "--metrics", folder / "data.json",
+            "--params", write_params(folder.parent, data={"source": str(source)}),
         ],
         cwd=project, text=True, capture_output=True, check=False, **options,
     )  # fmt: skip

@@ -6,11 +6,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import make_vae
+from helpers import data_settings, make_vae
 from PIL import Image
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inception import check_inception_weights, inception_features, load_inception
@@ -45,9 +45,8 @@ def test_inception_features_and_fid(
     public: tuple[Path, keras.Model], source: Path, tmp_path: Path
 ) -> None:
     path, network = public
-    settings = ImageSettings(148, "box", 8)
-    limits = {"train": 2, "validation": 1, "test": 2}
-    prepare(source, tmp_path, settings, limits=limits, images_per_shard=20)
+    limit = {"train": 2, "validation": 1, "test": 2}
+    prepare(data_settings(source, image_size=8, limit=limit), tmp_path)
     vae = make_vae(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     shards = Shards(tmp_path)
     real, fresh = (load_images(shards, split) for split in ("test", "train"))

@@ -1,5 +1,6 @@
 """What prepare writes is what TensorFlow reads, pixel for pixel, whole or not at all."""
 
+import functools
 import io
 import json
 import zipfile
@@ -8,17 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import data_settings
 from PIL import Image
 
 from facevae.data.celeba import read_attributes, read_partition
 from facevae.data.executors import local_executor
-from facevae.data.preparation import ImageSettings, prepare, square_image
+from facevae.data.preparation import prepare, square_image
 from facevae.data.synthetic import ATTRIBUTE_NAMES, describe_face
 from facevae.shards.batches import Shards, images, labelled_batches, load_images, training_batches
 from facevae.shards.records import encode_example, frame_record
-
-ALL = {"train": None, "validation": None, "test": None}
-SMALL = ImageSettings(148, "box", 16)
 
 
 def _jpegs(source: Path) -> dict[str, bytes]:
@@ -86,7 +85,7 @@ def test_pixels_survive_the_way_into_a_batch(shards: Path, source: Path) -> None
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic", "lanczos", "box"])
 def test_crop_is_the_centred_square(source: Path, crop, box, resize: str) -> None:
     jpeg = _jpegs(source)["000001.jpg"]
-    made = square_image(jpeg, ImageSettings(crop, resize, 96))
+    made = square_image(jpeg, data_settings(crop=crop, resize=resize, image_size=96))
     whole = Image.open(io.BytesIO(jpeg))
     expected = whole.crop(box).resize((96, 96), Image.Resampling[resize.upper()])
     np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
@@ -100,7 +99,7 @@ def test_an_unpacked_folder_gives_the_same_bytes(
         archive.extractall(unpacked)
     for name in ("list_eval_partition.txt", "list_attr_celeba.txt"):
         (unpacked / name).write_bytes((source / name).read_bytes())
-    prepare(unpacked, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
+    prepare(data_settings(unpacked), tmp_path / "shards")
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
 
@@ -159,10 +158,10 @@ def test_labels_leave_out_what_the_shards_leave_out(source: Path, tmp_path: Path
     count, names, *rows = (source / "list_attr_celeba.txt").read_text().splitlines()
     lines = [count, names, *reversed(rows)]
     (spoiled / "list_attr_celeba.txt").write_bytes("\r\n".join(lines).encode())
-    prepare(
-        spoiled, tmp_path / "shards", SMALL, limits={**ALL, "train": 9}, images_per_shard=4,
-        on_bad_image="skip", max_bad_share=0.2,
-    )  # fmt: skip
+    settings = data_settings(
+        spoiled, limit={"train": 9}, images_per_shard=4, on_bad_image="skip", max_bad_share=0.2
+    )
+    prepare(settings, tmp_path / "shards")
     for split, numbers in (
         ("train", [1, 3, 4, 6, 7, 8, 9, 10]),
         ("validation", range(49, 55)),
@@ -186,7 +185,7 @@ def test_without_an_attribute_file_the_shards_are_the_same_and_have_no_labels(
     bare.mkdir()
     for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
         (bare / name).write_bytes((source / name).read_bytes())
-    prepare(bare, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20)
+    prepare(data_settings(bare), tmp_path / "shards")
     read = Shards(tmp_path / "shards")
     assert read.attributes == ()
     assert read.labels("test").shape == (6, 0)
@@ -214,8 +213,8 @@ def test_attributes_of_many_images_take_little(tmp_path: Path) -> None:
 
 
 def test_limit_takes_the_first_by_name(source: Path, tmp_path: Path) -> None:
-    limits = {"train": 5, "validation": 100, "test": 1}
-    manifest = prepare(source, tmp_path / "shards", SMALL, limits=limits, images_per_shard=20)
+    limit = {"train": 5, "validation": 100, "test": 1}
+    manifest = prepare(data_settings(source, limit=limit), tmp_path / "shards")
     counts = {split: entry["images"] for split, entry in manifest["splits"].items()}
     assert counts == {"train": 5, "validation": 6, "test": 1}
     beyond = {"train": 43, "validation": 0, "test": 5}
@@ -226,8 +225,10 @@ def test_record_formats_hold_the_same_images(source: Path, tmp_path: Path) -> No
     read, size = {}, {}
     for record_format in ("raw", "png", "jpeg"):
         folder = tmp_path / record_format
-        settings = ImageSettings(148, "lanczos", 64, record_format)
-        prepare(source, folder, settings, limits=ALL, images_per_shard=20)
+        settings = data_settings(
+            source, resize="lanczos", image_size=64, record_format=record_format
+        )
+        prepare(settings, folder)
         read[record_format] = load_images(Shards(folder), "train")
         size[record_format] = sum(path.stat().st_size for path in folder.glob("train-*"))
         batch = next(
@@ -244,9 +245,7 @@ def test_record_formats_hold_the_same_images(source: Path, tmp_path: Path) -> No
 def test_bytes_do_not_depend_on_the_number_of_workers(
     source: Path, shards: Path, tmp_path: Path, workers: int
 ) -> None:
-    prepare(
-        source, tmp_path / "shards", SMALL, limits=ALL, images_per_shard=20,
-        executors=lambda: local_executor(workers),
-    )  # fmt: skip
+    executors = functools.partial(local_executor, workers)
+    prepare(data_settings(source), tmp_path / "shards", executors=executors)
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_vae
+from helpers import data_settings, make_vae
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.evaluation import sliced_wasserstein as swd_module
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.evaluation.image_metrics import (
@@ -44,8 +44,7 @@ def faces(source: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     from facevae.shards.batches import Shards, load_images
 
     folder = tmp_path_factory.mktemp("quality") / "shards"
-    limits = {"train": None, "validation": None, "test": None}
-    prepare(source, folder, ImageSettings(148, "box", 48), limits=limits, images_per_shard=60)
+    prepare(data_settings(source, image_size=48), folder)
     splits = ("train", "validation", "test")
     return np.concatenate([load_images(Shards(folder), split) for split in splits])
 

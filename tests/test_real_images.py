@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_vae, train_vae
+from helpers import data_settings, make_vae, train_vae
 from PIL import Image
 
 from facevae.common.runtime import enable_determinism
 from facevae.data.celeba import read_partition
-from facevae.data.preparation import ImageSettings, prepare
+from facevae.data.preparation import prepare
 from facevae.shards.batches import Shards, load_images
 
 _FOLDER = os.environ.get("FACEVAE_CELEBA", "")
@@ -30,8 +30,7 @@ def celeba() -> Path:
 @pytest.fixture(scope="module")
 def prepared(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "shards"
-    limits = {"train": None, "validation": None, "test": None}
-    prepare(celeba, folder, ImageSettings(148, "box", 32), limits=limits, images_per_shard=512)
+    prepare(data_settings(celeba, image_size=32, images_per_shard=512), folder)
     return folder
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write, exclusive_writer
+from facevae.common.parameters import Data, Limit
 from facevae.data.celeba import (
     ATTRIBUTES,
     PARTITION,
@@ -37,6 +38,9 @@ _MAX_PIXELS = 2**25
 _JPEG_QUALITY = 95
 _LISTED = 20
 
+# What the records depend on, and the manifest says.
+_OF_RECORDS = {"crop", "resize", "image_size", "record_format"}
+
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -46,37 +50,18 @@ _FILTERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSettings:
-    """How to convert an image file to a record.
-
-    Attributes:
-        crop: side of the centred square to cut out of the aligned 178x218 image, pixels; "none"
-            resizes the whole image, of any size, to a square.
-        resize: name of the resampling filter.
-        image_size: side of the resized square, pixels.
-        record_format: "raw", "png" or "jpeg" (quality 95).
-    """
-
-    crop: int | str
-    resize: str
-    image_size: int
-    record_format: str = "raw"
-
-
-@dataclasses.dataclass(frozen=True)
 class ShardTask:
     """The input of `write_shard`: plain data that can be sent to another process or machine.
 
     Attributes:
-        source: folder in CelebA's layout.
+        settings: `source` is an absolute path.
         target: the file to write.
         images: the images of the shard, rows of `facevae.data.celeba.list_images`.
     """
 
-    source: str
+    settings: Data
     target: str
     images: np.ndarray
-    settings: ImageSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +91,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     raise UserError(f"has pixels of mode {image.mode}, which are not 8 bits per channel")
 
 
-def square_image(file: bytes, settings: ImageSettings) -> Image.Image:
+def square_image(file: bytes, settings: Data) -> Image.Image:
     """Decode, crop and resize one JPEG or PNG file.
 
     Grey, palette and CMYK images are converted to RGB, transparent images get a white background,
@@ -167,7 +152,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with (
-            ImageReader(Path(task.source)) as reader,
+            ImageReader(Path(task.settings.source)) as reader,
             warnings.catch_warnings(),
             open(temporary, "xb") as shard,
         ):
@@ -196,28 +181,17 @@ def _listing(bad: Mapping[str, str]) -> str:
 
 
 def prepare(
-    source: Path,
+    settings: Data,
     target: Path,
-    settings: ImageSettings,
     *,
-    limits: Mapping[str, int | None],
-    images_per_shard: int,
-    on_bad_image: str = "fail",
-    max_bad_share: float = 0.01,
     progress: Callable[[int, int], None] = lambda done, total: None,
     executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
 ) -> dict[str, Any]:
     """Write the shards of all splits and their manifest into the folder `target`.
 
     Args:
-        source: folder in CelebA's layout.
+        settings: the section `data` of the parameters; `source` is a folder in CelebA's layout.
         target: replaced when everything is written, and untouched until then.
-        settings: crop, filter, size and format.
-        limits: largest number of images per split, the first by name; None for all.
-        images_per_shard: number of images in a shard; the last one of a split may have fewer.
-        on_bad_image: "fail" checks every image and then refuses the source if any cannot be used;
-            "skip" omits such images and writes their names and the reasons into the manifest.
-        max_bad_share: with "skip", a larger fraction of bad images than this is refused.
         progress: called with (images done, images in all) after each shard.
         executors: opens an executor for the tasks; see `facevae.data.executors`.
 
@@ -229,19 +203,20 @@ def prepare(
             `target`, or the workers keep dying.
         OSError: `target` cannot be written.
     """
-    source, target = Path(source).resolve(), Path(target).resolve()
-    plan = _plan(source, limits)
+    source, target = Path(settings.source).resolve(), Path(target).resolve()
+    settings = settings.model_copy(update={"source": str(source)})
+    plan = _plan(source, settings.limit)
     bad = dict(plan.bad)
     total = sum(map(len, plan.images.values()))
     with exclusive_writer(target), atomic_write(target) as folder:
         folder.mkdir()
         tasks = {}
         for split, rows in plan.images.items():
-            starts = range(0, len(rows), images_per_shard)
+            starts = range(0, len(rows), settings.images_per_shard)
             for number, start in enumerate(starts):
                 file = f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
-                part = rows[start : start + images_per_shard]
-                tasks[file] = ShardTask(str(source), str(folder / file), part, settings)
+                part = rows[start : start + settings.images_per_shard]
+                tasks[file] = ShardTask(settings, str(folder / file), part)
         results: dict[str, ShardResult] = {}
         done = 0
         with contextlib.closing(run_tasks(write_shard, tasks.values(), executors)) as running:
@@ -250,7 +225,7 @@ def prepare(
                 bad |= result.bad
                 done += len(task.images)
                 progress(done, total)
-        _judge(store_path(source), bad, total + len(plan.bad), on_bad_image, max_bad_share)
+        _judge(store_path(source), bad, total + len(plan.bad), settings)
         splits: dict[str, Any] = {
             split: {"images": 0, "shards": [], "attributes": None} for split in SPLITS
         }
@@ -269,7 +244,7 @@ def prepare(
             np.save(path, labels)
             splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
         manifest = {
-            "settings": dataclasses.asdict(settings),
+            "settings": settings.model_dump(include=_OF_RECORDS),
             "attributes": list(plan.attributes),
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
@@ -301,7 +276,7 @@ class _Plan:
     labels: dict[str, np.ndarray]
 
 
-def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
+def _plan(source: Path, limit: Limit) -> _Plan:
     check_source(source)
     images = list_images(source)
     names = images["name"]
@@ -319,7 +294,7 @@ def _plan(source: Path, limits: Mapping[str, int | None]) -> _Plan:
     }
     chosen, beyond = {}, {}
     for split, members in listed.items():
-        within = members[: limits[split]]
+        within = members[: getattr(limit, split)]
         beyond[split] = len(members) - len(within)
         chosen[split] = images[_among(names, within) & ~_among(names, twice)]
     names_of, labels = _labels(source / ATTRIBUTES, chosen)
@@ -351,14 +326,13 @@ def _among(names: np.ndarray, others: np.ndarray) -> np.ndarray:
     return others[np.minimum(places, len(others) - 1)] == names
 
 
-def _judge(
-    store: Path, bad: Mapping[str, str], checked: int, on_bad_image: str, max_bad_share: float
-) -> None:
-    if not bad or (on_bad_image == "skip" and len(bad) <= max_bad_share * checked):
+def _judge(store: Path, bad: Mapping[str, str], checked: int, settings: Data) -> None:
+    skip, share = settings.on_bad_image == "skip", settings.max_bad_share
+    if not bad or (skip and len(bad) <= share * checked):
         return
     wrong = f"{store}: {len(bad)} of {checked} images cannot be used"
-    if on_bad_image == "skip":
-        raise UserError(f"{wrong}, more than data.max_bad_share {max_bad_share}:\n{_listing(bad)}")
+    if skip:
+        raise UserError(f"{wrong}, more than data.max_bad_share {share}:\n{_listing(bad)}")
     raise UserError(
         f"{wrong}:\n{_listing(bad)}\n"
         f"Repair the source, or omit these images with data.on_bad_image: skip"
