@@ -4,8 +4,9 @@ PYTHON ?= python3
 FOLDER := data/celeba
 BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help repro celeba check fits test lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality bench-defaults kl-weights sweep gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality bench-defaults kl-weights sweep gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,8 +23,11 @@ check: $(BIN)/.installed ## check params.yaml without running anything
 fits: $(BIN)/.installed ## tell what fits on a card of VRAM=4GiB, and with BATCH=256 how to make that fit
 	@$(BIN)/python -m facevae.memory.cli "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
 
-test: $(BIN)/.installed-dev ## run the tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: $(BIN)/.installed-dev ## run all tests (5 minutes)
+	$(PYTEST)
+
+test-fast: $(BIN)/.installed-dev ## run the tests that take no process, pipeline or long training (2 minutes)
+	$(PYTEST) -m "not slow"
 
 lint: $(BIN)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

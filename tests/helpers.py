@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from facevae.common.parameters import Data, Limit, Parameters, Train, load_parameters
@@ -85,3 +86,16 @@ def train_vae(vae: Any, shards: Path, **changes: Any) -> list[dict[str, str]]:
     history = io.StringIO()
     train(vae, Shards(shards), train_settings(**{**small, **changes}), history=history)
     return list(csv.DictReader(io.StringIO(history.getvalue())))
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """A 3x3 mean, edges repeated."""
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
+    height, width = images.shape[1:3]
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return np.mean(shifts, axis=0).astype(np.float32)
+
+
+def noisy(images: np.ndarray, strength: float) -> np.ndarray:
+    noise = np.random.default_rng(9).standard_normal(images.shape)
+    return np.clip(images + strength * noise, 0, 1).astype(np.float32)

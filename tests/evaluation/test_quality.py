@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import data_settings, make_vae
+from helpers import blurred, data_settings, make_vae, noisy
 
 from facevae.common.errors import UserError
 from facevae.data.preparation import prepare
@@ -47,19 +47,6 @@ def faces(source: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     prepare(data_settings(source, image_size=48), folder)
     splits = ("train", "validation", "test")
     return np.concatenate([load_images(Shards(folder), split) for split in splits])
-
-
-def blurred(images: np.ndarray) -> np.ndarray:
-    """A 3x3 mean, edges repeated."""
-    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="edge")
-    height, width = images.shape[1:3]
-    shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return np.mean(shifts, axis=0).astype(np.float32)
-
-
-def noisy(images: np.ndarray, strength: float) -> np.ndarray:
-    noise = np.random.default_rng(9).standard_normal(images.shape)
-    return np.clip(images + strength * noise, 0, 1).astype(np.float32)
 
 
 def ssim_maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

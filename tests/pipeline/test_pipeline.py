@@ -15,103 +15,24 @@ import pytest
 import yaml
 from PIL import Image
 
-STAGES = {
-    "synthesize", "prepare", "attributes", "train@direct", "train@inter_dense", "prior@direct",
-    "prior@inter_dense", "generate@direct", "generate@inter_dense", "evaluate@direct",
-    "evaluate@inter_dense", "cost@direct", "cost@inter_dense", "compare", "memory", "page",
-}  # fmt: skip
-
-SMALL = {
-    "synthesize": {"images": 200},
-    "data": {"image_size": 32},
-    "encoder": {
-        "filters": [8, 8], "kernel_sizes": [3, 3], "strides": [4, 4], "latent_size": 8,
-        "inter_dense": 16,
-    },
-    "train": {"epochs": 2, "batch_size": 16},
-    "generate": {"rows": 2, "columns": 2},
-}  # fmt: skip
-
-
-class Study:
-    """A clone of the project as it stands, and what DVC did in it."""
-
-    def __init__(self, folder: Path, project: Path) -> None:
-        self.folder = folder
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        files = subprocess.check_output(listed, cwd=project, text=True).split("\0")
-        for name in filter(None, files):
-            if (project / name).exists() and name != "dvc.lock":
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(project / name, folder / name)
-        shutil.rmtree(folder / "metrics", ignore_errors=True)
-        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        for section, changes in SMALL.items():
-            params[section].update(changes)
-        (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-        self.git("init", "--quiet")
-        self.git("config", "user.name", "test")
-        self.git("config", "user.email", "test@localhost")
-        self.commit("project")
-
-    @classmethod
-    def at(cls, folder: Path) -> "Study":
-        """A study that is there already."""
-        study = cls.__new__(cls)
-        study.folder = folder
-        return study
-
-    def git(self, *arguments: str) -> str:
-        return subprocess.check_output(["git", *arguments], cwd=self.folder, text=True)
-
-    def commit(self, message: str) -> None:
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--allow-empty", "--message", message)
-
-    def environment(self, path: str = "") -> dict[str, str]:
-        """In which stages find this Python, or what is at `path`."""
-        python = Path(sys.executable).parent
-        return {
-            **os.environ,
-            "PATH": f"{path}{os.pathsep if path else ''}{python}{os.pathsep}{os.environ['PATH']}",
-        }
-
-    def dvc(self, *arguments: str, path: str = "", status: int = 0) -> str:
-        """Run dvc; its standard output and error."""
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=self.folder, env=self.environment(path), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
-        assert done.returncode == status, done.stdout
-        return done.stdout
-
-    def lock(self) -> dict:
-        return yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-
-    def back(self) -> None:
-        """As after the first run."""
-        self.git("reset", "--quiet", "--hard", "first-run")
-        self.dvc("checkout", "--quiet", "--force")
-
-
-def ran(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '(.+?)':", output))
+from study import STAGES, Study, ran
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Study:
-    """A study that has run once, each stage with its reads recorded."""
-    study = Study(tmp_path_factory.mktemp("study"), project)
-    records = study.folder.parent / f"{study.folder.name}-records"
-    records.mkdir()
-    recorder = records / "python"
-    script = project / "tests" / "recording_python.py"
-    recorder.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "{records}" "$@"\n')
-    recorder.chmod(0o755)
-    assert ran(study.dvc("repro", path=str(records))) == STAGES
-    study.commit("first run")
-    study.git("tag", "first-run")
+    """A study that has run once, each stage with its reads recorded.
+
+    FACEVAE_STUDY may name one: .ci/run has one of a fresh clone.
+    """
+    finished = os.environ.get("FACEVAE_STUDY")
+    if finished:
+        study = Study(Path(finished))
+    else:
+        study = Study.new(tmp_path_factory.mktemp("study"), project)
+        assert ran(study.dvc("repro", recorded=True)) == STAGES
+    assert {path.stem for path in study.records.iterdir()} == STAGES
+    if "first-run" not in study.git("tag"):
+        study.keep_as_first_run()
     return study
 
 
@@ -170,8 +91,7 @@ def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None
 
     A folder lists all that is in it; something of it is imported.
     """
-    records = study.folder.parent / f"{study.folder.name}-records"
-    record = json.loads((records / f"{stage}.json").read_text())
+    record = json.loads((study.records / f"{stage}.json").read_text())
     declared = study.lock()[stage]
     code = [dep["path"] for dep in declared["deps"] if dep["path"].startswith(("src/", "stages/"))]
 
@@ -202,7 +122,7 @@ def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None
 def test_pipeline_fresh_clone_measures_its_own_costs(study: Study, tmp_path: Path) -> None:
     """What is in git is taken over, what another machine took is not."""
     study.git("clone", "--quiet", str(study.folder), str(tmp_path / "clone"))
-    clone = Study.at(tmp_path / "clone")
+    clone = Study(tmp_path / "clone")
     tracked = clone.git("ls-files", "metrics").splitlines()
     assert {Path(name).name for name in tracked} == {
         "attributes.json", "data.json", "direct.json", "inter_dense.json",

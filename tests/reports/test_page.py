@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from example_metrics import example_metrics
+from helpers import PROJECT
 from PIL import Image
 
 from facevae.common.parameters import VARIANTS, Parameters
@@ -22,7 +23,7 @@ from facevae.memory.report import memory_markdown, save_memory_by_batch, save_me
 from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves
 from facevae.reports.charts import CHARTS
 
-STUDIES = Path(__file__).resolve().parent.parent / "reports" / "studies"
+STUDIES = PROJECT / "reports" / "studies"
 SOURCE = "data/<script>alert('1')</script> & more"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import yaml
 from helpers import make_vae, train_settings
-from test_pipeline import Study
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.runtime import enable_determinism
@@ -26,6 +25,7 @@ from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, training_batches
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.loop import train
+from study import Study
 
 # Processes that are forked from one that has imported TensorFlow, and done nothing with it.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -315,7 +315,7 @@ def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -
 
 def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
     """Killed with all its processes, ended by SIGTERM, and gone on with to the end."""
-    study = Study(tmp_path / "study", project)
+    study = Study.new(tmp_path / "study", project)
     params = yaml.safe_load((study.folder / "params.yaml").read_text(encoding="utf-8"))
     params["train"]["epochs"] = 10
     (study.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

@@ -1,12 +1,14 @@
 """params.yaml is checked whole, and every mistake is told by its full name."""
 
+import ast
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import settings
 
 from facevae.common.errors import UserError
-from facevae.common.parameters import load_parameters
+from facevae.common.parameters import VARIANTS, Parameters, load_parameters
 
 
 @pytest.fixture
@@ -155,3 +157,53 @@ def test_every_key_has_a_comment(project: Path) -> None:
     }
     silent = {line.split(":")[0].strip() for line in leaves if "#" not in line}
     assert silent <= told_by_name
+
+
+def test_changes_are_checked_as_the_file_is() -> None:
+    known = settings()
+    changed = known.with_changes({"train.batch_size": 64, "data.limit.train": 7})
+    assert (changed.train.batch_size, changed.data.limit.train) == (64, 7)
+    assert known.train.batch_size == 32
+    with pytest.raises(UserError) as raised:
+        known.with_changes({"train.epochs": 0, "train.epoch": 3})
+    assert sorted(str(raised.value).split("\n")) == [
+        "train.epoch: unknown parameter",
+        "train.epochs: must be greater than or equal to 1, not 0",
+    ]
+    with pytest.raises(UserError, match=r"encoder\.strides: has 1 entries"):
+        known.with_changes({"encoder.strides": [2]})
+    with pytest.raises(UserError, match=r"traain\.epochs: unknown parameter"):
+        known.with_changes({"traain.epochs": 1})
+
+
+def test_a_batch_of_unequal_parts_is_refused(content: dict, tmp_path: Path) -> None:
+    content["train"] |= {"batch_size": 32, "accumulation_steps": 3}
+    with pytest.raises(UserError, match=r"train.batch_size: 32 images .+ 3 equal parts"):
+        _load(content, tmp_path)
+
+
+def test_variants_differ_in_the_extra_layer_alone(parameters: Parameters) -> None:
+    direct, inter_dense = (parameters.variant(name) for name in VARIANTS)
+    assert inter_dense == parameters
+    assert direct.encoder.inter_dense == 0
+    assert direct == parameters.with_changes({"encoder.inter_dense": 0})
+    with pytest.raises(UserError, match="no variant 'dense'; there are direct and inter_dense"):
+        parameters.variant("dense")
+
+
+def test_the_library_has_no_defaults_for_settings(content: dict, project: Path) -> None:
+    """params.yaml is the only place: a default in a signature would be a second one."""
+    sections = ("data", "encoder", "loss", "train")
+    keys = {key for section in sections for key in content[section]}
+    keys -= {"seed", "limit", "source"}  # words that mean other things elsewhere
+    keys -= {"rematerialization"}  # of a call of the VAE, which a training step passes on
+    for file in (project / "src" / "facevae").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                signature = node.args
+                positional = signature.posonlyargs + signature.args
+                with_default = positional[len(positional) - len(signature.defaults) :]
+                pairs = zip(signature.kwonlyargs, signature.kw_defaults, strict=True)
+                with_default += [argument for argument, default in pairs if default is not None]
+                named = {argument.arg for argument in with_default}
+                assert not named & keys, f"{file}: {node.name}: {named & keys}"

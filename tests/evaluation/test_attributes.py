@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_settings, make_vae
+from helpers import blurred, data_settings, make_vae, noisy
 from PIL import Image
-from test_quality import blurred, noisy
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import enable_determinism

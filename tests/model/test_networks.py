@@ -1,5 +1,6 @@
 """The networks: parameter counts to the unit, mirrored shapes, files that open anywhere."""
 
+import os
 import subprocess
 import sys
 import time
@@ -306,3 +307,27 @@ def test_lean_leaky_relu_is_kerass(dtype: str) -> None:
         results.append((y, tape.gradient(loss, x)))
     for expected, got in zip(*results, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_other_backends_train_and_agree_with_tensorflow(tmp_path: Path) -> None:
+    """JAX is not among the pinned packages: pip install jax, to see this one run."""
+    pytest.importorskip("jax")
+    keras.utils.set_random_seed(0)
+    vae = make_vae(image_size=16, filters=[4, 8], kernel_sizes=[3, 3], strides=[2, 2], dropout=0.1)
+    save_model(vae, tmp_path / "vae.keras")
+    images = np.random.default_rng(1).random((8, 16, 16, 3), dtype=np.float32)
+    np.save(tmp_path / "images.npy", images)
+    script = (
+        "import numpy as np\n"
+        "from facevae.model.saving import load_model\n"
+        "vae, images = load_model('vae.keras'), np.load('images.npy')\n"
+        "np.save('made.npy', vae(images)['reconstructions'])\n"
+        "vae.compile('adam')\n"
+        "batch = {'images': images, 'epsilon': np.zeros((8, vae.latent_size), 'float32')}\n"
+        "losses = vae.fit(batch, epochs=8, batch_size=4, verbose=0).history['loss']\n"
+        "assert losses[-1] < losses[0], losses\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    expected = np.asarray(vae(images)["reconstructions"])
+    np.testing.assert_allclose(np.load(tmp_path / "made.npy"), expected, atol=1e-5)
