@@ -26,44 +26,68 @@ def _record_parameters(module: Any) -> None:
             if hasattr(inner_field.annotation, "model_fields"):
                 prefixes[inner_field.annotation] = f"{name}.{inner}."
 
-    section = module._Section
-    original, load, copy = section.__getattribute__, module.load_parameters, section.model_copy
-    recording = False
-    # Fields that code has put another value into, by the section's id; and the sections themselves,
-    # for an id must not be used twice.
-    replaced: dict[int, tuple[set[str], Any]] = {}
+    section, whole = module._Section, module.Parameters
+    original, copy, change = section.__getattribute__, section.model_copy, whole.with_changes
+    load = module.load_parameters
+    # The sections that come from params.yaml, by their ids, with the keys that code has put another
+    # value into; and the sections themselves, for an id must not be used twice.
+    known: dict[int, tuple[set[str], Any]] = {}
+
+    def replaced_in(self) -> set[str]:
+        return known[id(self)][0] if id(self) in known else set()
+
+    def register(self, replaced: set[str]) -> None:
+        known[id(self)] = (replaced, self)
+
+    def register_all(parameters, replaced: dict[str, set[str]]) -> None:
+        register(parameters, set())
+        for name, value in parameters:
+            register(value, replaced.get(name, set()))
+            for _, inner in value:
+                if isinstance(inner, section):
+                    register(inner, set())
 
     def note(self, names):
-        own = replaced.get(id(self), (set(), None))[0]
+        if id(self) not in known:
+            return
         for name in names:
             if (annotation := type(self).model_fields[name].annotation) not in prefixes:
-                if name not in own:
+                if name not in replaced_in(self):
                     _read.add(f"{prefixes[type(self)]}{name}")
             elif len(names) > 1:
                 note(original(self, name), annotation.model_fields)
 
     def noted(self, name):
         fields = type(self).model_fields
-        if recording and name in fields:
+        if name in fields:
             note(self, [name])
-        elif recording and name == "model_dump":
+        elif name == "model_dump":
             note(self, list(fields))
         return original(self, name)
 
     def noting_copy(self, *, update=None, **settings):
         made = copy(self, update=update, **settings)
-        replaced[id(made)] = (replaced.get(id(self), (set(), None))[0] | set(update or ()), made)
+        if id(self) in known:
+            register(made, replaced_in(self) | set(update or ()))
         return made
 
-    def load_then_record(*args):
-        nonlocal recording
+    def noting_change(self, changes):
+        made = change(self, changes)
+        replaced = {name: set(replaced_in(value)) for name, value in self}
+        for key in changes:
+            replaced[key.split(".")[0]].add(key.split(".")[1])
+        register_all(made, replaced)
+        return made
+
+    def load_then_register(*args):
         parameters = load(*args)
-        recording = True
+        register_all(parameters, {})
         return parameters
 
     section.__getattribute__ = noted
     section.model_copy = noting_copy
-    module.load_parameters = load_then_record
+    whole.with_changes = noting_change
+    module.load_parameters = load_then_register
 
 
 class _Watch(importlib.abc.MetaPathFinder):
@@ -86,8 +110,8 @@ class _Watch(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _write(root: Path, records: Path, stage: str) -> None:
-    files = {
+def _write(root: Path, script: str, records: Path, stage: str) -> None:
+    files = {root / script} | {
         Path(file).resolve()
         for module in list(sys.modules.values())
         if (file := getattr(module, "__file__", None))
@@ -103,6 +127,7 @@ def _write(root: Path, records: Path, stage: str) -> None:
 
 _records, _stage = os.environ.get("FACEVAE_RECORDS"), os.environ.get("DVC_STAGE")
 # Not in the worker processes of a stage.
-if _records and _stage and any(each.startswith("stages/") for each in sys.orig_argv):
+_script = next((each for each in sys.orig_argv if each.startswith("stages/")), None)
+if _records and _stage and _script:
     sys.meta_path.insert(0, _Watch())
-    atexit.register(_write, Path.cwd().resolve(), Path(_records), _stage)
+    atexit.register(_write, Path.cwd().resolve(), _script, Path(_records), _stage)

@@ -152,7 +152,7 @@ def test_distributed_batch_must_split_evenly() -> None:
         num_replicas_in_sync = 3
 
     with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ over 3 devices"):
-        check_batch_size(ThreeDevices(), 8)
+        check_batch_size(ThreeDevices(), 8, accumulation_steps=1)
     both = r"12 images .+ over 3 devices and into 8 parts \(train.acc.+; take a multiple of 24"
     with pytest.raises(UserError, match=both):
         check_batch_size(ThreeDevices(), 12, accumulation_steps=8)

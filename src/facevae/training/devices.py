@@ -107,7 +107,7 @@ def split_batches(
 
 
 def check_batch_size(
-    strategy: tf.distribute.Strategy, batch_size: int, accumulation_steps: int = 1
+    strategy: tf.distribute.Strategy, batch_size: int, accumulation_steps: int
 ) -> None:
     """Raise a UserError if a batch cannot be split evenly, over devices and then into parts."""
     replicas = strategy.num_replicas_in_sync
