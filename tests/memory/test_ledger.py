@@ -1,6 +1,6 @@
 """The ledger of a training step's memory: its arithmetic beside Keras', its peak beside a step's.
 
-The configurations are those of benchmarks/ledger.py; here are fewer of them, for the sake of time.
+The configurations are those of benchmarks/memory_model.py; fewer of them, to save time.
 """
 
 import math
@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import pytest
 
+from benchmarks.memory_model import CONFIGURATIONS, configuration, measured
 from facevae.common.parameters import Parameters
 from facevae.memory.ledger import largest_batch, ledger
 from facevae.model.vae import VAE
 from facevae.training.optimizers import build_optimizer
-from ledger import CONFIGURATIONS, configuration, measured
 
 MIB = 2**20
 TESTED = [

@@ -1,7 +1,7 @@
 """How fast images are prepared and read, and in how much memory, beside what the machine could do.
 
 All ratios are of one run on one machine. The JPEGs are those of CelebA's folder FACEVAE_CELEBA, or
-drawn faces where it is not set, repeated to the number that is asked for.
+drawn faces where it is not set, repeated to the requested number.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,25 +21,33 @@ from typing import Any
 
 import numpy as np
 import psutil
-import yaml
 from PIL import Image
 
+from benchmarks.harness import (
+    FACES,
+    MIB,
+    image_source,
+    print_table,
+    project_parameters,
+    stage,
+    write_parameters,
+)
+from benchmarks.training_steps import build_step, endless_batches
+from facevae.common.runtime import load_tensorflow
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, ImageReader, list_images
 from facevae.data.preparation import ImageSettings, square_image
-from facevae.data.synthetic import synthesize
 from facevae.shards.records import read_manifest
 
-PROJECT = Path(__file__).resolve().parent.parent
 SETTINGS = ImageSettings(148, "bilinear", 96)  # params.yaml's
 FULL = 202_599
 PART = 20_000
+BATCH = 128
+LATENT = 256
 
 
 def source_jpegs(folder: Path) -> list[bytes]:
     """Up to 4,170 real or drawn JPEGs."""
-    source = Path(os.environ.get("FACEVAE_CELEBA") or folder / "drawn")
-    if not source.exists():
-        synthesize(source, images=2000, seed=1)
+    source = image_source(folder, 2000)
     with ImageReader(source) as reader:
         return [reader.read(row) for row in list_images(source)[:4170].tolist()]
 
@@ -88,20 +95,18 @@ def bare_rate(jpegs: list[bytes], count: int) -> float:
     return each * cores / slowest
 
 
-def prepared(source: Path, target: Path, record_format: str = "raw") -> tuple[float, float]:
+def run_prepare(source: Path, target: Path, record_format: str = "raw") -> tuple[float, float]:
     """Run the stage as a process of its own: images/s from start to end, and peak MiB.
 
-    The memory is that of all its processes, pages that they share counted once.
+    The memory is that of all its processes, with pages that they share counted once.
     """
-    params = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    params["data"] |= {"record_format": record_format}
+    changes = {"data.source": str(source), "data.record_format": record_format}
     parameters = target.with_suffix(".yaml")
-    parameters.write_text(yaml.safe_dump(params))
-    command = [
-        sys.executable, str(PROJECT / "stages" / "prepare.py"), "--params", str(parameters),
-        "--source", str(source), "--shards", str(target),
-        "--metrics", str(target.with_suffix(".json")),
-    ]  # fmt: skip
+    write_parameters(project_parameters(changes), parameters)
+    command = stage(
+        "prepare", "--params", parameters, "--shards", target,
+        "--metrics", target.with_suffix(".json"),
+    )  # fmt: skip
     start = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     peak = [0.0]
@@ -129,7 +134,7 @@ def _memory_mib(pid: int) -> float:
             total += process.memory_full_info().pss
     except psutil.Error:  # one has just ended
         return 0
-    return total / 2**20
+    return total / MIB
 
 
 def tf_data_rate(jpegs: list[bytes], folder: Path, count: int) -> float:
@@ -165,35 +170,22 @@ def tf_data_rate(jpegs: list[bytes], folder: Path, count: int) -> float:
 
 
 def reading_rate(shards: Path, batches: int = 300) -> float:
-    """Images/s of shuffled training batches of 128, from the first one on."""
-    from facevae.shards.batches import Shards, training_batches
-
-    opened = Shards(shards)
-    endless = itertools.chain.from_iterable(
-        training_batches(opened, batch_size=128, latent_size=256, seed=1, epoch=epoch)
-        for epoch in itertools.count()
-    )
+    """Images/s of shuffled training batches, from the first one on."""
+    endless = endless_batches(shards, BATCH, LATENT)
     next(endless)
     start = time.perf_counter()
     for _ in itertools.islice(endless, batches):
         pass
-    return 128 * batches / (time.perf_counter() - start)
+    return BATCH * batches / (time.perf_counter() - start)
 
 
 def reading_cost(shards: Path, rounds: int = 7, steps: int = 8) -> float:
     """Time of training steps fed from shards over that of steps on one batch in memory."""
     import tensorflow as tf
 
-    from facevae.model.vae import VAE
-    from facevae.shards.batches import Shards, training_batches
-    from facevae.training.optimizers import FusedAdam
-    from facevae.training.step import training_step
-
-    vae = VAE(image_size=96, inter_dense=256)
-    step = training_step(vae, FusedAdam(1e-4))
-    batches = iter(
-        training_batches(Shards(shards), batch_size=128, latent_size=256, seed=1, epoch=0)
-    )
+    changes = {"train.batch_size": BATCH, "encoder.latent_size": LATENT}
+    _, step = build_step(project_parameters(changes))
+    batches = endless_batches(shards, BATCH, LATENT)
     held = next(batches)
     weight = tf.constant(1.0)
 
@@ -225,67 +217,68 @@ def fidelity(jpegs: list[bytes], record_format: str) -> float:
     return 10 * float(np.log10(255**2 / mean)) if mean else float("inf")
 
 
+def bars(folder: Path, jpegs: list[bytes], count: int, part: int) -> Iterator[tuple[str, ...]]:
+    """Rows of the table of what is measured and its bar; the prepared shards stay in the folder."""
+    small = write_source(folder / "part", jpegs, part)
+    large = write_source(folder / "full", jpegs, count)
+    bare = [bare_rate(jpegs, part)]
+    part_rate, part_memory = run_prepare(small, folder / "part_raw")
+    bare.append(bare_rate(jpegs, part))
+    rate, memory = run_prepare(large, folder / "full_raw")
+    bare.append(bare_rate(jpegs, part))
+    beside = statistics.mean(bare[1:])
+    theirs = tf_data_rate(jpegs, folder, part // 2)
+    # Each is compared with the bare loops just before and after it: the machine's speed drifts.
+    bare.append(bare_rate(jpegs, part))
+    over = rate / beside
+    both = f"{rate:,.0f} and {beside:,.0f} images/s"
+    yield "prepare over the bare loop", both, f"{over:.2f}", ">= 0.85"
+    relative = over / (theirs / statistics.mean(bare[2:]))
+    yield "prepare over tf.data", f"{theirs:,.0f} images/s", f"{relative:.2f}", ">= 3"
+    yield f"peak memory at {count:,} images", f"{memory:.0f} MiB", "", "<= 1024"
+    share = f"{memory / part_memory:.2f}"
+    yield f"the same over that at {part:,}", f"{part_memory:.0f} MiB", share, "<= 1"
+    slower = f"{part_rate / statistics.mean(bare[:2]) / over:.2f}"
+    both = f"{1e3 / rate:.3f} and {1e3 / part_rate:.3f} ms"
+    yield f"time per image at {count:,} over {part:,}", both, slower, "<= 1.10"
+    reading = f"{reading_rate(folder / 'full_raw'):,.0f} images/s"
+    yield f"shuffled batches of {BATCH} from shards", reading, "", ">= 15,000"
+    cost = f"{reading_cost(folder / 'full_raw'):.3f}"
+    yield "a training step from shards over one in memory", "", cost, "<= 1.02"
+
+
+def formats(folder: Path, jpegs: list[bytes], part: int) -> Iterator[tuple[str, ...]]:
+    """Rows of the table of record formats, all prepared from the small archive of `bars`."""
+    for record_format in ("raw", "png", "jpeg"):
+        target = folder / f"part_{record_format}_again"
+        rate, _ = run_prepare(folder / "part", target, record_format)
+        splits = read_manifest(target)["splits"].values()
+        stored = sum(shard["bytes"] for split in splits for shard in split["shards"])
+        psnr = float("inf") if record_format == "raw" else fidelity(jpegs, record_format)
+        reading = f"{reading_rate(target):,.0f}"
+        yield record_format, f"{stored / part / 1000:.1f}", f"{rate:,.0f}", reading, f"{psnr:.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=FULL, help="of the large archive")
-    count = parser.parse_args().images
-    from facevae.common.runtime import load_tensorflow
-
+    parser.add_argument("--part", type=int, default=PART, help="images of the small archive")
+    options = parser.parse_args()
     load_tensorflow()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jpegs = source_jpegs(folder)
-        real = "real" if os.environ.get("FACEVAE_CELEBA") else "drawn"
+        kind = "real" if os.environ.get(FACES) else "drawn"
         size = statistics.mean(map(len, jpegs)) / 1000
-        print(f"{os.cpu_count()} cores; {len(jpegs):,} {real} JPEGs of {size:.1f} kB, repeated")
-        part = write_source(folder / "part", jpegs, PART)
-        full = write_source(folder / "full", jpegs, count)
-
-        bare = [bare_rate(jpegs, PART)]
-        part_rate, part_memory = prepared(part, folder / "part_raw")
-        bare.append(bare_rate(jpegs, PART))
-        full_rate, full_memory = prepared(full, folder / "full_raw")
-        bare.append(bare_rate(jpegs, PART))
-        beside = statistics.mean(bare[1:])
-        theirs = tf_data_rate(jpegs, folder, PART // 2)
-        after = bare_rate(jpegs, PART)
-        # Each is set beside the bare loops just before and after it: the machine's speed drifts.
-        relative = (full_rate / beside) / (theirs / statistics.mean((bare[2], after)))
-        growth = (full_rate / beside) / (part_rate / statistics.mean(bare[:2]))
-        print()
-        print("| what | measured | ratio | bar |")
-        print("| --- | ---: | ---: | ---: |")
-        rates = f"{full_rate:,.0f} and {beside:,.0f} images/s"
-        print(f"| prepare over the bare loop | {rates} | {full_rate / beside:.2f} | >= 0.85 |")
-        print(f"| prepare over tf.data | {theirs:,.0f} images/s | {relative:.2f} | >= 3 |")
-        print(f"| peak memory at {count:,} images | {full_memory:.0f} MiB | | <= 1024 |")
-        print(
-            f"| the same over that at {PART:,} | {part_memory:.0f} MiB "
-            f"| {full_memory / part_memory:.2f} | <= 1 |"
+        print(f"{os.cpu_count()} cores; {len(jpegs):,} {kind} JPEGs of {size:.1f} kB, repeated\n")
+        print_table(
+            ["what", "measured", "ratio", "bar"],
+            bars(folder, jpegs, options.images, options.part),
         )
-        print(
-            f"| time per image at {count:,} over {PART:,} | {1e3 / full_rate:.3f} and "
-            f"{1e3 / part_rate:.3f} ms | {1 / growth:.2f} | <= 1.10 |"
+        print_table(
+            ["record format", "kB an image", "prepare, images/s", "reading, images/s", "PSNR, dB"],
+            formats(folder, jpegs, options.part),
         )
-        print(
-            f"| shuffled batches of 128 from shards | {reading_rate(folder / 'full_raw'):,.0f} "
-            "images/s | | >= 15,000 |"
-        )
-        cost = reading_cost(folder / "full_raw")
-        print(f"| a training step from shards over one in memory | | {cost:.3f} | <= 1.02 |")
-        print()
-        print("| record format | kB an image | prepare, images/s | reading, images/s | PSNR, dB |")
-        print("| --- | ---: | ---: | ---: | ---: |")
-        for record_format in ("raw", "png", "jpeg"):
-            target = folder / f"part_{record_format}"
-            rate = part_rate if record_format == "raw" else prepared(part, target, record_format)[0]
-            splits = read_manifest(target)["splits"].values()
-            stored = sum(shard["bytes"] for split in splits for shard in split["shards"])
-            psnr = float("inf") if record_format == "raw" else fidelity(jpegs, record_format)
-            print(
-                f"| {record_format} | {stored / PART / 1000:.1f} | {rate:,.0f} "
-                f"| {reading_rate(target):,.0f} | {psnr:.1f} |"
-            )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
-"""The ledger of a training step's memory beside what the step is measured to take.
+"""The estimated peak memory of a training step beside the measured one.
 
-Every configuration is trained in fresh processes. See `facevae.measurement.step_peak` for what is
-measured.
+Estimated is the peak of `facevae.memory.ledger`. Every configuration is trained in fresh processes;
+see `facevae.measurement.step_peak` for what is measured.
 """
 
 import argparse
 import itertools
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from facevae.common.parameters import Encoder, Loss, Parameters, Train, load_parameters
+from benchmarks.harness import MIB, print_table, project_parameters
+from facevae.common.parameters import Encoder, Loss, Parameters, Train
 from facevae.measurement.step_peak import measure_peaks
 from facevae.memory.ledger import ledger
 
-MIB = 2**20
 REPEATED = ("direct, batch 32", "inter_dense, batch 128")
 REPETITIONS = 5
 
@@ -75,10 +74,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def configuration(name: str) -> Parameters:
     """The parameters of one of the configurations."""
-    parameters = load_parameters(Path(__file__).resolve().parent.parent / "params.yaml")
     sections: dict[str, type[BaseModel]] = {"encoder": Encoder, "loss": Loss, "train": Train}
     changes = {"reconstruction": "mse", **CONFIGURATIONS[name]}
-    return parameters.with_changes(
+    return project_parameters(
         {
             f"{section}.{key}": value
             for section, fields in sections.items()
@@ -98,33 +96,36 @@ def measured(names: list[str], **settings: Any) -> Iterator[int]:
         yield next(halves[number % 2])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="configurations; all if none is named")
-    names = parser.parse_args().names or list(CONFIGURATIONS)
-    print("| configuration | ledger, MiB | measured, MiB | ledger over measured | at its peak |")
-    print("| --- | ---: | ---: | ---: | --- |", flush=True)
+def comparisons(names: list[str]) -> Iterator[tuple[str, ...]]:
+    """Rows of the table of both peaks."""
     for name, peak in zip(names, measured(names), strict=True):
         expected = ledger(configuration(name))
-        print(
-            f"| {name} | {expected.peak / MIB:.1f} | {peak / MIB:.1f} "
-            f"| {expected.peak / peak:.3f} | {expected.moment} |",
-            flush=True,
-        )
-    if names != list(CONFIGURATIONS):
-        return
-    print()
-    print(f"| {REPETITIONS} processes each | median, MiB | least to most, MiB | spread |")
-    print("| --- | ---: | ---: | ---: |")
+        peaks = f"{expected.peak / MIB:.1f}", f"{peak / MIB:.1f}"
+        yield name, *peaks, f"{expected.peak / peak:.3f}", expected.moment
+
+
+def repetitions() -> Iterator[tuple[str, ...]]:
+    """Rows of the table of how far measured peaks differ from process to process."""
     for name, own in itertools.product(REPEATED, (False, True)):
         peaks = [peak / MIB for peak in measured([name] * REPETITIONS, own_allocator=own)]
         middle, least, most = statistics.median(peaks), min(peaks), max(peaks)
         allocator = ", TensorFlow's own allocator" if own else ""
-        print(
-            f"| {name}{allocator} | {middle:.1f} | {least:.1f} to {most:.1f} "
-            f"| {(most - least) / middle:.2%} |",
-            flush=True,
-        )
+        spread = f"{(most - least) / middle:.2%}"
+        yield f"{name}{allocator}", f"{middle:.1f}", f"{least:.1f} to {most:.1f}", spread
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="configurations; all if none is named")
+    names = parser.parse_args().names or list(CONFIGURATIONS)
+    print_table(
+        ["configuration", "estimated, MiB", "measured, MiB", "estimated over measured",
+         "at its peak"],
+        comparisons(names),
+    )  # fmt: skip
+    if names == list(CONFIGURATIONS):
+        head = [f"{REPETITIONS} processes each", "median, MiB", "least to most, MiB", "spread"]
+        print_table(head, repetitions())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The default networks as the textbooks train them in Keras, for `training.py`.
+"""The default networks as the textbooks train them in Keras, for `training_speed`.
 
 Keras' own layers and Adam, a `train_step` with GradientTape, `fit` on a Python generator of float32
 arrays: the form of the 2022 series.
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from worker import serve
+from benchmarks.harness import serve
 
 FILTERS = (32, 64, 128, 256)
 LATENT = 256
