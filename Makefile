@@ -6,10 +6,10 @@ BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help repro celeba check fits test test-fast lint format bench-data bench-train bench-rewrites bench-memory bench-levers bench-quality bench-defaults kl-weights sweep gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format bench-data bench-train bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-memory-options gpu clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 repro: $(BIN)/.installed check ## set up the environment and run the whole pipeline
 	$(DVC) repro
@@ -39,31 +39,31 @@ format: $(BIN)/.installed-dev ## repair style and formatting
 	$(BIN)/ruff format .
 
 bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (15 minutes)
-	$(BIN)/python benchmarks/data.py
+	$(BIN)/python -m benchmarks.data_pipeline
 
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python -m benchmarks.training_speed
 
 bench-rewrites: $(BIN)/.installed ## measure what each rewrite of Keras' layers gains training (10 minutes)
-	$(BIN)/python benchmarks/rewrites.py
+	$(BIN)/python -m benchmarks.custom_layers
 
-bench-memory: $(BIN)/.installed ## measure training steps' memory beside the ledger's arithmetic (6 minutes)
-	$(BIN)/python benchmarks/ledger.py
+bench-memory: $(BIN)/.installed ## measure the memory of training steps beside the estimated one (6 minutes)
+	$(BIN)/python -m benchmarks.memory_model
 
-bench-levers: $(BIN)/.installed ## measure what each way to less memory saves and costs (45 minutes)
-	$(BIN)/python benchmarks/levers.py
+bench-quality: $(BIN)/.installed-dev ## measure what the metrics of generated images cost (8 minutes)
+	$(BIN)/python -m benchmarks.metric_cost
 
-bench-quality: $(BIN)/.installed-dev ## measure what the figures of generated images cost (8 minutes)
-	$(BIN)/python benchmarks/quality.py
+study-layer-size: $(BIN)/.installed ## measure 64 to 512 units in the extra layer, and none (60 minutes); SETTINGS="train.epochs=8"
+	$(BIN)/python -m studies.layer_size $(SETTINGS)
 
-bench-defaults: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and beside pythae (75 minutes)
-	$(BIN)/python benchmarks/defaults.py
+study-losses: $(BIN)/.installed .venv-peers/.installed ## measure losses and priors beside the default and pythae (75 minutes); SETTINGS=...
+	$(BIN)/python -m studies.losses $(SETTINGS)
 
-kl-weights: $(BIN)/.installed ## measure a KL weight near zero beside the plain autoencoder (15 minutes)
-	$(BIN)/python benchmarks/kl_weights.py
+study-kl-weight: $(BIN)/.installed ## measure KL weights near zero beside the plain autoencoder (15 minutes); SETTINGS=...
+	$(BIN)/python -m studies.kl_weight $(SETTINGS)
 
-sweep: $(BIN)/.installed ## train with 64 to 512 units in the extra layer and three seeds, as DVC experiments (an hour); SETTINGS="train.epochs=8"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/sweep.py $(SETTINGS)
+study-memory-options: $(BIN)/.installed ## measure what each way to less memory saves and costs (50 minutes); SETTINGS=...
+	$(BIN)/python -m studies.memory_options $(SETTINGS)
 
 gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
 	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"

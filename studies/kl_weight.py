@@ -1,170 +1,170 @@
 """A KL weight near zero beside the plain autoencoder and the default: their z-points, and samples.
 
 What the series of posts announced. All are the variant with the extra Dense layer, trained for the
-same number of steps (see `study.py`) and measured on the validation split.
+same number of steps and measured on the validation split.
 """
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facevae.common.files import atomic_write
-from facevae.common.runtime import load_tensorflow
-from study import BATCH, FOLDER, UNITS, Candidates, commands, prepared, train
-from training import PROJECT
+from benchmarks.harness import project_parameters, table
+from facevae.common.runtime import enable_determinism, load_tensorflow
+from studies.harness import EPOCHS, Results, Settings, Study, Title, Work, dvc_command, main, place
+from studies.measurements import (
+    code_metrics,
+    made_by,
+    reconstruction_metrics,
+    reference,
+    sample_metrics,
+)
 
-SPLIT = "validation"
-SEED = 1
 SHOWN = 6  # samples of each
 EXTENT = 6.0  # of z in the picture, on both sides of 0
+PRIORS = {"normal": "N(0, I)", "gaussian": "fitted"}
 
-CANDIDATES: Candidates = {
-    "default": {"loss.reconstruction": "gaussian", "loss.sigma": "learned"},
-    "mse, weight 1": {"loss.reconstruction": "mse"},
+CANDIDATES: dict[Title, Settings] = {
+    ("default",): {"loss.reconstruction": "gaussian", "loss.sigma": "learned"},
+    ("mse, weight 1",): {"loss.reconstruction": "mse"},
     # The series' squared error with its fact of 0.02: see `facevae.model.losses`.
-    "mse, weight 0.06": {"loss.reconstruction": "mse", "loss.kl_weight": 0.06},
-    "mse, weight 0.001": {"loss.reconstruction": "mse", "loss.kl_weight": 0.001},
-    "plain autoencoder": {"loss.reconstruction": "mse", "loss.kl_weight": 0.0},
+    ("mse, weight 0.06",): {"loss.reconstruction": "mse", "loss.kl_weight": 0.06},
+    ("mse, weight 0.001",): {"loss.reconstruction": "mse", "loss.kl_weight": 0.001},
+    ("plain autoencoder",): {"loss.reconstruction": "mse", "loss.kl_weight": 0.0},
 }
 _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#D55E00")
 
 
-def measured(vae: Any, held_out: np.ndarray, train_images: Any, network: Any) -> dict[str, Any]:
-    """Where a model's z-points lie, and what becomes of random ones."""
-    import keras
+def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
+    """Where a model's z-points lie, and what random ones become.
 
-    from facevae.evaluation.attribute_classifier import features
-    from facevae.evaluation.feature_metrics import frechet_distance
-    from facevae.evaluation.image_metrics import psnr
-    from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
-    from facevae.latent.codes import encode_dataset, sample_posterior
-    from facevae.latent.generation import reconstructions, samples
-    from facevae.latent.priors import fit_prior
-    from facevae.model.losses import kl_per_unit
+    What the pictures show of it stays beside the model.
+    """
+    load_tensorflow()
 
-    mu, log_var = encode_dataset(vae, [held_out])
-    z = sample_posterior(mu, log_var, SEED)
-    deviations = mu.std(axis=0)
-    found: dict[str, Any] = {
-        "z": z,
-        "mu_mean": float(deviations.mean()),
-        "mu_largest": float(deviations.max()),
-        "sigma": float(np.exp(0.5 * log_var).mean()),
-        "radius": float(np.median(np.linalg.norm(z, axis=1))),
-        "kl": float(keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).sum(axis=1).mean()),
-        "psnr": float(np.mean(psnr(held_out, reconstructions(vae, held_out)))),
-    }
-    fitted = fit_prior("gaussian", sample_posterior(*encode_dataset(vae, train_images), SEED))
-    real = features(network, held_out)
-    for name, prior in (("normal", None), ("gaussian", fitted)):
-        pictures = samples(vae, len(held_out), seed=SEED, prior=prior)
-        levels = sliced_wasserstein(held_out, pictures).real_normalization
-        found[name] = {
-            "samples": pictures[:SHOWN],
-            "swd": sum(levels.values()) / len(levels),
-            "frechet": frechet_distance(real, features(network, pictures)),
-        }
+    enable_determinism(0)
+    held_out, network = reference(work.shards, work.attributes)
+    folder = work.train(title, seed)
+    codes, z = code_metrics(folder / "model.keras", held_out)
+    found: dict[str, Any] = {**codes}
+    shown = {"z": z}
+    for prior in PRIORS:
+        made = made_by(folder / "model.keras", work.shards, held_out, prior)
+        found |= reconstruction_metrics(made, held_out)
+        found[prior] = sample_metrics(made.samples, held_out, network)
+        shown[prior] = made.samples[:SHOWN]
+    np.savez(folder / "shown.npz", **shown)  # type: ignore[arg-type]
     return found
 
 
-def report(found: dict[str, dict[str, Any]], latent: int, steps: int, epochs: int) -> str:
-    """Markdown."""
-    table = [
-        "| | deviation of mu: mean, largest unit | mean sigma | median length of z | KL, nats "
-        "| PSNR, dB | Frechet distance of samples: N(0, I), fitted | SWD: N(0, I), fitted |",
-        "| --- |" + " ---: |" * 7,
-    ]
-    for name, of in found.items():
-        normal, fitted = of["normal"], of["gaussian"]
-        table.append(
-            f"| {name} | {of['mu_mean']:.2f}, {of['mu_largest']:.2f} | {of['sigma']:.3f} "
-            f"| {of['radius']:.1f} | {of['kl']:,.0f} | {of['psnr']:.2f} "
-            f"| {normal['frechet']:.1f}, {fitted['frechet']:.1f} "
-            f"| {normal['swd']:.0f}, {fitted['swd']:.0f} |"
+def report(results: Results) -> list[str]:
+    """The lines of the Markdown report."""
+    latent = project_parameters(results.settings["default",]).encoder.latent_size
+    common = results.settings["default",]
+    lines = []
+    for title, rows in results.rows.items():
+        found = {metric: results.mean(title, metric) or 0.0 for metric in rows[0].metrics}
+        lines.append(
+            [
+                *title,
+                f"{found['mu_deviation.mean']:.2f}, {found['mu_deviation.largest']:.2f}",
+                f"{found['sigma']:.3f}",
+                f"{found['radius']:.1f}",
+                f"{found['kl']:,.0f}",
+                f"{found['psnr']:.2f}",
+                ", ".join(f"{found[f'{prior}.frechet_distance']:.1f}" for prior in PRIORS),
+                ", ".join(f"{found[f'{prior}.swd']:.0f}" for prior in PRIORS),
+                str(len(rows)),
+                *results.origins.cells(rows),
+            ]
         )
-    return "\n".join(
-        [
-            "# A KL weight near zero, and none",
-            "",
-            f"The variant with {UNITS} units in the extra Dense layer, {steps:,} steps of batch "
-            f"{BATCH}, seed {SEED}, with less and less weight on the KL term; measured on the "
-            "validation split. Points of N(0, I) have a deviation of 1 in "
-            f"each unit, and a length of {np.sqrt(latent):.1f} in {latent} dimensions. `fitted` "
-            "samples are drawn from a Gaussian fitted to the training codes, SWD is in the real "
-            "images' normalisation.",
-            "",
-            *table,
-            "",
-            "```console",
-            *commands(CANDIDATES, epochs),
-            "```",
-            "",
-        ]
-    )
+    sources = ", ".join(PRIORS.values())
+    head = [
+        "", "deviation of mu: mean, largest unit", "mean sigma", "median length of z", "KL, nats",
+        "PSNR, dB", f"Frechet distance of samples: {sources}", f"SWD: {sources}", "seeds",
+        *results.origins.columns(),
+    ]  # fmt: skip
+    return [
+        "# A KL weight near zero, and none",
+        "",
+        f"The variant with {common['encoder.inter_dense']} units in the extra Dense layer, "
+        f"{common['train.epochs']} epochs of batch {common['train.batch_size']}, with less and "
+        "less weight on the KL term; measured on the validation split. Points of N(0, I) have a "
+        f"deviation of 1 in each unit, and a length of {np.sqrt(latent):.1f} in {latent} "
+        "dimensions. `fitted` samples are drawn from a Gaussian fitted to the training codes, SWD "
+        "is in the real images' normalisation.",
+        "",
+        *table(head, lines),
+        "",
+        *results.origins.note(),
+        "",
+        "```console",
+        *(
+            f"{dvc_command(settings)}   # {title[0]}"
+            for title, settings in results.settings.items()
+        ),
+        "```",
+    ]
 
 
-def save_pictures(found: dict[str, dict[str, Any]], folder: Path) -> None:
-    """Samples, a column for each candidate and prior; and histograms of z."""
+def save_pictures(results: Results, folder: Path, reports: Path) -> None:
+    """Samples, a column for each candidate and prior, and histograms of z.
+
+    Drawn only where the models of all rows were trained on this machine.
+    """
+    files = {
+        title: place(folder, results.settings[title], rows[0].seed, rows[0].origin) / "shown.npz"
+        for title, rows in results.rows.items()
+    }
+    if not all(file.exists() for file in files.values()):
+        print("the pictures stay as they are: not all models are on this machine")
+        return
     from scipy import stats
 
     from facevae.plotting.charts import REFERENCE, Curve, save_curves
     from facevae.plotting.grids import save_grid
 
+    shown = {title[0]: dict(np.load(file)) for title, file in files.items()}
     columns = {
-        "\n".join([*name.split(", "), source]): of[prior]["samples"]
-        for prior, source in (("normal", "N(0, I)"), ("gaussian", "fitted"))
-        for name, of in found.items()
+        "\n".join([*name.split(", "), source]): arrays[prior]
+        for prior, source in PRIORS.items()
+        for name, arrays in shown.items()
     }
     pictures = np.stack(list(columns.values()), axis=1)
     pictures = pictures.reshape(-1, *pictures.shape[2:])
-    save_grid(pictures, len(columns), folder / "kl_weights_samples.png", list(columns))
+    save_grid(pictures, len(columns), reports / "kl_weights_samples.png", list(columns))
     edges = np.linspace(-EXTENT, EXTENT, 97)
-    middles = 0.5 * (edges[:-1] + edges[1:])
-    curves = [
-        Curve(name, middles, np.histogram(of["z"], edges)[0] / of["z"].size / (edges[1] - edges[0]),
-              colour)
-        for (name, of), colour in zip(found.items(), _COLOURS, strict=True)
-    ]  # fmt: skip
+    middles, width = 0.5 * (edges[:-1] + edges[1:]), edges[1] - edges[0]
+    curves = []
+    for (name, arrays), colour in zip(shown.items(), _COLOURS, strict=False):
+        density = np.histogram(arrays["z"], edges)[0] / arrays["z"].size / width
+        curves.append(Curve(name, middles, density, colour))
     fine = np.linspace(-EXTENT, EXTENT, 400)
     normal = Curve("N(0, 1)", fine, stats.norm.pdf(fine), REFERENCE, dashed=True)
     save_curves(
         {"density": [*curves, normal]},
-        folder / "kl_weights_z.png",
+        reports / "kl_weights_z.png",
         title="z of held-out faces, all units together, by the KL weight",
         x_label="z",
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="what is trained is kept here")
-    parser.add_argument("--report", type=Path, default=PROJECT / "reports" / "studies")
-    options = parser.parse_args()
-    folder = options.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    load_tensorflow()
-    from facevae.evaluation.attribute_classifier import load_classifier
-    from facevae.model.saving import load_model
-    from facevae.shards.batches import Shards, images, steps_per_epoch
-
-    shards = Shards(prepared(folder))
-    held_out = np.concatenate([batch.numpy() for batch in images(shards, SPLIT, BATCH)])
-    network = load_classifier(folder / "attributes")
-    found, latent = {}, 0
-    for name, settings in CANDIDATES.items():
-        vae = load_model(train(settings, SEED, options.epochs, folder))
-        latent = vae.latent_size
-        found[name] = measured(vae, held_out, images(shards, "train", BATCH), network)
-    steps = options.epochs * steps_per_epoch(shards, BATCH)
-    text = report(found, latent, steps, options.epochs)
-    with atomic_write(options.report / "kl_weights.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    save_pictures(found, options.report)
-    print(text)
-
+STUDY = Study(
+    name="kl_weight",
+    report_file="kl_weights.md",
+    common={
+        "data.resize": "lanczos",
+        "encoder.inter_dense": 256,
+        "train.batch_size": 32,
+        "train.epochs": EPOCHS,
+    },
+    candidates=CANDIDATES,
+    repeated=(),
+    measure=measure,
+    report=report,
+    pictures=save_pictures,
+)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__)

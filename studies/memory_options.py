@@ -1,196 +1,131 @@
-"""What each lever on a training's memory saves, and what it costs in speed and held-out loss.
+"""What each way to a training of less memory saves, and what it costs in speed and held-out loss.
 
-At batch 128, each beside the default. Memory is reckoned and measured (see `ledger.py`). For the
-speed all candidates take turns (see `worker.py`). For the loss, the train stage trains each for
-the same number of steps, on the images of CelebA's folder FACEVAE_CELEBA, or drawn faces.
+At batch 128, each beside the default. The peak memory of a training step is estimated and measured
+(see `benchmarks.memory_model`). For the speed each takes turns with the default. For the loss all
+are trained for the same number of steps.
 """
 
-import argparse
 import csv
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from facevae.common.parameters import Parameters, load_parameters
-from facevae.common.runtime import load_tensorflow
+from benchmarks import training_steps
+from benchmarks.harness import MIB, ratio, spread, table, take_turns
 from facevae.measurement.step_peak import measure_peak
 from facevae.memory.ledger import ledger
-from training import PROJECT, prepared, serve_training
-from worker import Candidate, ratio, take_turns
+from studies.harness import EPOCHS, Results, Settings, Study, Title, Work, main
 
 BATCH = 128
-EPOCHS = 6
 ROUNDS = 9
 LAST_EPOCHS = 2  # whose validation losses are averaged: a single one jitters
-SEEDS = (1, 2, 3)
-MIB = 2**20
 
-DEFAULT = "default: inter_dense 256"
-LEVERS: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
-    "no extra Dense layer": {"inter_dense": 0},
-    "inter_dense 64": {"inter_dense": 64},
-    "batch in 4 parts": {"train.accumulation_steps": 4},
-    "rematerialization": {"train.rematerialization": True},
-    "SGD, learning rate 1e-4": {"train.optimizer": "sgd", "train.learning_rate": 1e-4},
-    "Adafactor, learning rate 0.01": {
+DEFAULT = ("default: inter_dense 256",)
+CANDIDATES: dict[Title, Settings] = {
+    DEFAULT: {"encoder.inter_dense": 256},
+    ("no extra Dense layer",): {"encoder.inter_dense": 0},
+    ("inter_dense 64",): {"encoder.inter_dense": 64},
+    ("batch in 4 parts",): {"train.accumulation_steps": 4},
+    ("rematerialization",): {"train.rematerialization": True},
+    ("SGD, learning rate 1e-4",): {"train.optimizer": "sgd", "train.learning_rate": 1e-4},
+    ("Adafactor, learning rate 0.01",): {
         "train.optimizer": "adafactor",
         "train.learning_rate": 0.01,
     },
-    "bfloat16": {"train.precision": "bfloat16"},
-    "three conv layers, strides 4 2 2": {
+    ("bfloat16",): {"train.precision": "bfloat16"},
+    ("three conv layers, strides 4 2 2",): {
         "encoder.filters": [32, 64, 128],
         "encoder.kernel_sizes": [3, 3, 3],
         "encoder.strides": [4, 2, 2],
     },
     # Kernels of 3 at strides of 4 never see a quarter of the rows, and leave as many unpainted.
-    "the same, kernels 6 4 4": {
+    ("the same, kernels 6 4 4",): {
         "encoder.filters": [32, 64, 128],
         "encoder.kernel_sizes": [6, 4, 4],
         "encoder.strides": [4, 2, 2],
     },
-    "five conv layers": {
+    ("five conv layers",): {
         "encoder.filters": [32, 64, 128, 256, 256],
         "encoder.kernel_sizes": [3, 3, 3, 3, 3],
         "encoder.strides": [2, 2, 2, 2, 2],
     },
-    "residual blocks": {"encoder.block": "residual"},
+    ("residual blocks",): {"encoder.block": "residual"},
 }
-# Half the default's peak is wanted for no worse a loss: these are trained with every seed.
-RIVALS = (DEFAULT, "batch in 4 parts", "the same, kernels 6 4 4")
 
 
-def write_parameters(lever: Mapping[str, Any], file: Path) -> int:
-    """Write a params.yaml for a lever; the units of the extra Dense layer are returned."""
-    content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    # What README tells was measured so; sums of squares are easier to compare than nats.
-    content["loss"]["reconstruction"] = "mse"
-    content["train"] |= {
-        "batch_size": BATCH, "epochs": EPOCHS, "learning_rate_schedule": "constant",
-    }  # fmt: skip
-    for key, value in lever.items():
-        if key != "inter_dense":
-            section, name = key.split(".")
-            content[section][name] = value
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return lever.get("inter_dense", content["encoder"]["inter_dense"])
-
-
-def serve_steps(parameters: Parameters, shards: Path, inter_dense: int) -> None:
-    """Take training steps, as the train stage does."""
-    load_tensorflow()
-    from facevae.common.runtime import enable_determinism
-    from facevae.model.vae import build_vae
-    from facevae.training.optimizers import build_optimizer
-    from facevae.training.step import training_step
-
-    enable_determinism(1)
-    train = parameters.train
-    vae = build_vae(
-        parameters.encoder,
-        parameters.loss,
-        image_size=parameters.data.image_size,
-        inter_dense=inter_dense,
-        precision=train.precision,
-    )
-    optimizer = build_optimizer(train.optimizer, train.learning_rate, train.precision)
-    step = training_step(
-        vae,
-        optimizer,
-        accumulation_steps=train.accumulation_steps,
-        rematerialization=train.rematerialization,
-    )
-    serve_training(step, vae, shards, BATCH)
-
-
-def held_out_loss(file: Path, shards: Path, inter_dense: int, folder: Path) -> float:
-    """Validation loss after training, the mean of the last epochs'."""
-    history = folder / "history.csv"
-    subprocess.run(
-        [
-            sys.executable, PROJECT / "stages" / "train.py", "--params", file, "--shards", shards,
-            "--inter-dense", str(inter_dense), "--model", folder / "model.keras",
-            "--history", history,
-        ],
-        check=True, cwd=folder, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    with open(history, encoding="utf-8") as rows:
-        losses = [float(row["val_loss"]) for row in csv.DictReader(rows)]
-    return statistics.mean(losses[-LAST_EPOCHS:])
-
-
-def print_memory_and_speed(shards: Path, folder: Path) -> None:
-    """Table of the peaks, reckoned and measured, and of images per second over the default's."""
-    files, units, candidates = {}, {}, {}
-    for number, (lever, changes) in enumerate(LEVERS.items()):
-        files[lever] = folder / f"params-{number}.yaml"
-        units[lever] = write_parameters(changes, files[lever])
-        command = [
-            sys.executable, __file__, "steps", "--params", files[lever], "--shards", shards,
-            "--inter-dense", units[lever],
-        ]  # fmt: skip
-        candidates[lever] = Candidate(command, BATCH)
-    rates = take_turns(candidates, ROUNDS)
-    for candidate in candidates.values():
-        candidate.end()
-    print("| | ledger, MiB | measured, MiB | of default's | speed over default's (quartiles) |")
-    print("| --- | ---: | ---: | ---: | ---: |", flush=True)
-    peaks: dict[str, float] = {}
-    for lever in LEVERS:
-        parameters = load_parameters(files[lever])
-        step: dict[str, Any] = {
-            "encoder": parameters.encoder,
-            "train": parameters.train,
-            "image_size": parameters.data.image_size,
-            "inter_dense": units[lever],
+def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
+    """Peak memory, speed beside the default's, and held-out loss."""
+    with open(work.train(title, seed) / "history.csv", encoding="utf-8") as lines:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(lines)]
+    parameters = work.parameters(title, seed)
+    speed = (1.0, 1.0, 1.0)
+    if title != DEFAULT:
+        candidates = {
+            name: training_steps.start(each, work.shards)
+            for name, each in (("ours", parameters), ("default", work.parameters(DEFAULT, seed)))
         }
-        peaks[lever] = measure_peak(**step) / MIB
-        middle, low, high = ratio(rates[lever], rates[DEFAULT])
-        print(
-            f"| {lever} | {ledger(**step).peak / MIB:.0f} | {peaks[lever]:.0f} "
-            f"| {peaks[lever] / peaks[DEFAULT]:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) |",
-            flush=True,
-        )
+        rates, _ = take_turns(candidates, ROUNDS)
+        speed = ratio(rates["ours"], rates["default"])
+    return {
+        "peak": {
+            "estimated_mib": ledger(parameters).peak / MIB,
+            "measured_mib": measure_peak(parameters) / MIB,
+        },
+        "speed": dict(zip(("median", "lower_quartile", "upper_quartile"), speed, strict=True)),
+        "validation.loss": statistics.mean(losses[-LAST_EPOCHS:]),
+    }
 
 
-def print_losses(shards: Path, folder: Path) -> None:
-    """Table of held-out losses after the same number of steps."""
-    print("| | held-out loss per image, by seed |")
-    print("| --- | ---: |", flush=True)
-    for lever, changes in LEVERS.items():
-        losses = []
-        for seed in SEEDS if lever in RIVALS else SEEDS[:1]:
-            file = folder / "params.yaml"
-            units = write_parameters({**changes, "train.seed": seed}, file)
-            losses.append(held_out_loss(file, shards, units, folder))
-        print(f"| {lever} | {', '.join(f'{loss:.1f}' for loss in losses)} |", flush=True)
+def report(results: Results) -> list[str]:
+    """The lines of the Markdown report."""
+    lines = []
+    for title, rows in results.rows.items():
+        found = {metric: results.mean(title, metric) or 0.0 for metric in rows[0].metrics}
+        share = ""
+        if DEFAULT in results.rows:
+            usual = results.mean(DEFAULT, "peak.measured_mib") or 0.0
+            share = f"{found['peak.measured_mib'] / usual:.2f}"
+        speed = [found[f"speed.{name}"] for name in ("median", "lower_quartile", "upper_quartile")]
+        losses = ", ".join(f"{row.metrics['validation.loss']:.1f}" for row in rows)
+        lines.append([*title, f"{found['peak.estimated_mib']:.0f}",
+                      f"{found['peak.measured_mib']:.0f}", share, spread(speed), losses,
+                      *results.origins.cells(rows)])  # fmt: skip
+    head = ["", "estimated, MiB", "measured, MiB", "of default's", "speed over default's "
+            "(quartiles)", "held-out loss per image, by seed", *results.origins.columns()
+            ]  # fmt: skip
+    common = results.settings[DEFAULT]
+    return [
+        "# What less memory costs",
+        "",
+        f"Each candidate beside the default, {common['train.epochs']} epochs of batch "
+        f"{common['train.batch_size']} with the sum of "
+        "squares and a constant learning rate. The peak memory of a training step is estimated "
+        f"and measured; for the speed a candidate took {ROUNDS} turns with the default; the loss "
+        f"is that of the validation split, the mean of the last {LAST_EPOCHS} epochs.",
+        "",
+        *table(head, lines),
+        "",
+        *results.origins.note(),
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command")
-    # What this file starts processes of itself for.
-    steps = commands.add_parser("steps")
-    steps.add_argument("--params", type=Path, required=True)
-    steps.add_argument("--shards", type=Path, required=True)
-    steps.add_argument("--inter-dense", type=int, required=True)
-    options = parser.parse_args()
-    if options.command == "steps":
-        serve_steps(load_parameters(options.params), options.shards, options.inter_dense)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shards = prepared(folder)
-        print_memory_and_speed(shards, folder)
-        print()
-        print_losses(shards, folder)
-
+STUDY = Study(
+    name="memory_options",
+    report_file="memory_options.md",
+    common={
+        "data.resize": "lanczos",
+        # Sums of squares are easier to compare than nats.
+        "loss.reconstruction": "mse",
+        "train.batch_size": BATCH,
+        "train.epochs": EPOCHS,
+        "train.learning_rate_schedule": "constant",
+    },
+    candidates=CANDIDATES,
+    # Half the default's peak is wanted for no worse a loss: these decide about it.
+    repeated=(DEFAULT, ("batch in 4 parts",), ("the same, kernels 6 4 4",)),
+    measure=measure,
+    report=report,
+)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__)

@@ -1,4 +1,4 @@
-"""A VAE of the default networks in pythae, with pythae's defaults, for `defaults.py`.
+"""A VAE of the default networks in pythae, with pythae's defaults, for `studies.losses`.
 
 Runs in an environment of its own (requirements-peers.txt). What it keeps to is the default loss
 (half the squared error, summed, and the KL), optimizer, learning rate and sampler; the epochs and
@@ -19,13 +19,13 @@ from pythae.pipelines import TrainingPipeline
 from pythae.samplers import NormalSampler
 from pythae.trainers import BaseTrainerConfig
 
-import torch_peer
+from benchmarks.peers import torch_networks
 
 _BLOCK = 60  # images in work at a time
 
 
 class Encoder(BaseEncoder):
-    def __init__(self, networks: torch_peer.VAE) -> None:
+    def __init__(self, networks: torch_networks.VAE) -> None:
         super().__init__()
         self.body, self.mu, self.log_var = networks.encoder, networks.mu, networks.log_var
 
@@ -35,7 +35,7 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
-    def __init__(self, networks: torch_peer.VAE) -> None:
+    def __init__(self, networks: torch_networks.VAE) -> None:
         super().__init__()
         self.body = networks.decoder
 
@@ -60,9 +60,9 @@ def main() -> None:
         torch.from_numpy(np.load(options.images / f"{split}.npy")).permute(0, 3, 1, 2).float() / 255
         for split in ("train", "validation")
     )
-    networks = torch_peer.VAE()
+    networks = torch_networks.VAE()
     model = VAE(
-        VAEConfig(input_dim=tuple(train.shape[1:]), latent_dim=torch_peer.LATENT),
+        VAEConfig(input_dim=tuple(train.shape[1:]), latent_dim=torch_networks.LATENT),
         encoder=Encoder(networks),
         decoder=Decoder(networks),
     )

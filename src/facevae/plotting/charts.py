@@ -164,39 +164,6 @@ def save_lines_and_levels(
     save_figure(figure, path)
 
 
-def save_labelled_points(
-    panels: Mapping[tuple[str, str], Mapping[str, tuple[float, Sequence[float]]]],
-    highlighted: str,
-    path: Path,
-    *,
-    title: str,
-) -> None:
-    """Write panels, two in a row, with a few points that bear their names.
-
-    Args:
-        panels: by the labels of the x and the y axis, the points by name: x, and the values of y,
-            whose mean is the point, and whose range a line.
-        highlighted: the point to set off from the others.
-    """
-    figure = new_figure(6.5)
-    figure.suptitle(title, fontsize=12)
-    axes_of = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
-    for axes, ((x_label, y_label), points) in zip(axes_of, panels.items(), strict=True):
-        for name, (x, values) in points.items():
-            y, other = np.mean(values), name == highlighted
-            colour = SECOND if other else FIRST
-            axes.plot([x, x], [min(values), max(values)], color=colour, linewidth=1)
-            axes.plot(x, y, "D" if other else "o", color=colour)
-            axes.annotate(name, (x, y), (4, 4), textcoords="offset points", fontsize=8)
-        axes.margins(0.12)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(**_GRID)
-        axes.set_axisbelow(True)
-    save_figure(figure, path)
-
-
 @dataclass(frozen=True)
 class Curve:
     """Values over x, as a line of a colour, or as the steps of a histogram with bins about x."""

@@ -1,0 +1,125 @@
+"""Metrics that studies measure themselves, on the validation split.
+
+The evaluate stage measures on the test split, and only models of this project.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SPLIT = "validation"
+SEED = 0  # of the noise and of the samples
+_BATCH = 32
+
+
+class Made(NamedTuple):
+    """What a trained VAE makes of held-out images, and from its prior.
+
+    Attributes:
+        errors: (count,) squared errors of images decoded from a sampled z, summed.
+        kl: (count,) nats.
+        reconstructed: (count, size, size, 3), decoded from mu.
+        samples: (count, size, size, 3), decoded from z-points of the prior.
+    """
+
+    errors: np.ndarray
+    kl: np.ndarray
+    reconstructed: np.ndarray
+    samples: np.ndarray
+
+
+def load_images(shards: Path, split: str) -> np.ndarray:
+    """All images of a split, (count, size, size, 3) float32."""
+    from facevae.shards.batches import Shards, images
+
+    return np.concatenate([batch.numpy() for batch in images(Shards(shards), split, _BATCH)])
+
+
+@cache
+def reference(shards: Path, attributes: Path) -> tuple[np.ndarray, Any]:
+    """The held-out images, and the attribute network whose features compare others with them."""
+    from facevae.evaluation.attribute_classifier import load_classifier
+
+    return load_images(shards, SPLIT), load_classifier(attributes)
+
+
+def made_by(model: Path, shards: Path, held_out: np.ndarray, prior: str) -> Made:
+    """What one of this project's models makes, with samples from a kind of prior."""
+    import keras
+
+    from facevae.latent.codes import encode_dataset, sample_posterior
+    from facevae.latent.generation import reconstructions, samples
+    from facevae.latent.priors import prior_of_dataset
+    from facevae.model.losses import kl_per_unit, squared_error
+    from facevae.model.saving import load_model
+    from facevae.shards.batches import Shards
+
+    vae, as_array = load_model(model), keras.ops.convert_to_numpy
+    mu, log_var = encode_dataset(vae, [held_out])
+    decoded = vae.decoder(sample_posterior(mu, log_var, SEED), training=False)
+    return Made(
+        as_array(squared_error(held_out, as_array(decoded))),
+        as_array(kl_per_unit(mu, log_var)).sum(axis=1),
+        reconstructions(vae, held_out),
+        samples(vae, len(held_out), SEED, prior_of_dataset(prior, vae, Shards(shards))),
+    )
+
+
+def sample_metrics(samples: np.ndarray, held_out: np.ndarray, network: Any) -> dict[str, float]:
+    """Distances of samples to held-out images, their precision, recall and sharpness."""
+    from facevae.evaluation.attribute_classifier import features
+    from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
+    from facevae.evaluation.image_metrics import sharpness_ratio
+    from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
+
+    real, generated = features(network, held_out), features(network, samples)
+    levels = sliced_wasserstein(held_out, samples).real_normalization
+    precision, recall = precision_and_recall(real, generated)
+    return {
+        "swd": sum(levels.values()) / len(levels),
+        "frechet_distance": frechet_distance(real, generated),
+        "precision": precision,
+        "recall": recall,
+        "sharpness": sharpness_ratio(samples, held_out) or 0.0,
+    }
+
+
+def reconstruction_metrics(made: Made, held_out: np.ndarray) -> dict[str, float]:
+    """Bits per dimension, and PSNR in dB.
+
+    The bits are those of a Gaussian Decoder with the sigma that is best for the images, whatever
+    the loss was, so that they can be compared.
+    """
+    from facevae.evaluation.image_metrics import psnr
+    from facevae.evaluation.likelihood import bits_per_dimension, log_density
+
+    dimensions = held_out[0].size
+    errors = made.errors.astype(np.float64)
+    sigma = float(np.sqrt(errors.mean() / dimensions))
+    density = log_density(errors, sigma=sigma, dimensions=dimensions)
+    return {
+        "bits_per_dimension": float(np.mean(bits_per_dimension(density - made.kl, dimensions))),
+        "psnr": float(np.mean(psnr(held_out, made.reconstructed))),
+    }
+
+
+def code_metrics(model: Path, held_out: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Where a model's z-points of held-out images lie, and those points, (count, latent)."""
+    import keras
+
+    from facevae.latent.codes import encode_dataset, sample_posterior
+    from facevae.model.losses import kl_per_unit
+    from facevae.model.saving import load_model
+
+    mu, log_var = encode_dataset(load_model(model), [held_out])
+    z = sample_posterior(mu, log_var, SEED)
+    deviations = mu.std(axis=0)
+    return {
+        "mu_deviation.mean": float(deviations.mean()),
+        "mu_deviation.largest": float(deviations.max()),
+        "sigma": float(np.exp(0.5 * log_var).mean()),
+        "radius": float(np.median(np.linalg.norm(z, axis=1))),
+        "kl": float(keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).sum(axis=1).mean()),
+    }, z

@@ -1,0 +1,193 @@
+"""What the studies' reports say of rows that are made up here, and their statistics."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from studies import kl_weight, layer_size, losses, memory_options
+from studies.harness import Results, Study, Title, dvc_command, find_results
+from studies.layer_size import DIRECT, PARAMETERS, QUANTITIES, interval
+from studies.losses import COLUMNS, DEFAULT, FLOOR, PUBLISHED, PYTHAE
+from studies.rows import Origin, Row, append_row, settings_text
+
+ORIGIN = Origin("0123abc", "c0de", "face", "CPU")
+Metrics = Mapping[str, float]
+
+
+def _results(
+    study: Study, found: Mapping[tuple[Title, int], Metrics], file: Path, **devices: str
+) -> Results:
+    """Through a file; a seed's device by name, such as seed_2."""
+    settings = study.settings({})
+    for (title, seed), metrics in found.items():
+        device = devices.get(f"seed_{seed}", ORIGIN.device)
+        origin = Origin(ORIGIN.commit, ORIGIN.digest, ORIGIN.images, device)
+        append_row(file, Row(study.name, settings_text(settings[title]), seed, origin, metrics))
+    return find_results(study, settings, [1, 2, 3], file)
+
+
+def test_metric_interval_is_students() -> None:
+    values = [0.3, -0.1, 0.4, 0.25]
+    mean, half = interval(values)
+    center = sum(values) / 4
+    deviation = math.sqrt(sum((value - center) ** 2 for value in values) / 3)
+    assert mean == pytest.approx(center)
+    # The 0.975 quantile of Student's t with 3 degrees of freedom, as tables print it.
+    assert half == pytest.approx(3.182446 * deviation / 2, rel=1e-6)
+
+
+def test_metric_interval_of_a_single_seed_is_not_known() -> None:
+    mean, half = interval([0.5])
+    assert mean == 0.5
+    assert math.isnan(half)
+
+
+def _layers(gap: float) -> dict[tuple[Title, int], Metrics]:
+    shifts = {1: 0.7, 2: -0.4, 3: 0.1}  # moves all of a seed's models alike
+    jitter = {1: 0.01, 2: -0.02, 3: 0.01}
+    found: dict[tuple[Title, int], Metrics] = {}
+    for title in layer_size.CANDIDATES:
+        layer = title != DIRECT
+        for seed, shift in shifts.items():
+            value = 20.0 + shift + (jitter[seed] if layer else 0.0)
+            metrics = {quantity.metric: value for quantity in QUANTITIES}
+            metrics[PARAMETERS] = 100.0 if layer else 300.0
+            metrics["test.psnr"] += gap if layer else 0.0
+            found[title, seed] = metrics
+    return found
+
+
+def test_metric_difference_pairs_seeds(tmp_path: Path) -> None:
+    found = _layers(-0.5)
+    del found[("64",), 2], found[DIRECT, 1]
+    results = _results(layer_size.STUDY, found, tmp_path / "rows.csv")
+    # Seed 3 is the only one that both have; those of the others differ by 0.5 and more.
+    assert layer_size.differences(results, ("64",), "test.psnr") == pytest.approx([-0.49])
+    assert layer_size.differences(results, ("128",), "test.psnr") == pytest.approx([-0.52, -0.49])
+
+
+def test_metric_report_says_what_is_beyond_its_interval(tmp_path: Path) -> None:
+    results = _results(layer_size.STUDY, _layers(-0.5), tmp_path / "clear.csv")
+    text = "\n".join(layer_size.report(results))
+    assert "- 64 units change PSNR, dB by -0.50 ± 0.04. Not distinguishable from 0: SSIM" in text
+    assert "| 64 | -200 | -0.50 ± 0.04 |" in text
+    assert "-S data.resize=lanczos -S train.epochs=6 -S encoder.inter_dense=512" in text
+    assert "Measured at commit 0123abc on CPU." in text
+    assert "measured as" not in text
+    none = _results(layer_size.STUDY, _layers(0.0), tmp_path / "none.csv")
+    text = "\n".join(layer_size.report(none))
+    assert "- 64 units change nothing. Not distinguishable from 0: PSNR" in text
+
+
+def test_report_of_few_rows_says_how_many_there_are(tmp_path: Path) -> None:
+    first = {key: value for key, value in _layers(-0.5).items() if key[1] == 1}
+    del first[("64",), 1]
+    text = "\n".join(
+        layer_size.report(_results(layer_size.STUDY, first, tmp_path / "rows.csv"))
+    )  # fmt: skip
+    assert "| 128 | -200 | -0.49 ± nan |" in text
+    assert "| 64 |" not in text
+
+
+def test_layers_measured_on_two_machines_are_marked(tmp_path: Path) -> None:
+    found = {key: value for key, value in _layers(-0.5).items() if key[1] != 3}
+    results = _results(layer_size.STUDY, found, tmp_path / "rows.csv", seed_2="GPU")
+    text = "\n".join(layer_size.report(results))
+    assert " | 2 | 1, 2 |" in text
+    assert "1. commit 0123abc on CPU; code" in text
+    assert "2. commit 0123abc on GPU; code" in text
+
+
+def test_picture_of_layers_has_points_over_size_and_memory(tmp_path: Path) -> None:
+    results = _results(layer_size.STUDY, _layers(-0.5), tmp_path / "rows.csv")
+    layer_size.save_picture(results, tmp_path, tmp_path)
+    with Image.open(tmp_path / "inter_dense.png") as picture:
+        assert picture.size == (1200, 975)
+
+
+BEST = {"bits_per_dimension": 6.0, "psnr": 21.0, "swd": 200.0, "frechet_distance": 3.0}
+WORSE = {"bits_per_dimension": 7.0, "psnr": 20.0, "swd": 300.0, "frechet_distance": 9.0}
+OTHERS = {"precision": 0.5, "recall": 0.5, "sharpness": 0.5}
+BOLD = (DEFAULT, "mixture")
+
+
+@pytest.fixture
+def rivals() -> dict[tuple[Title, int], dict[str, float]]:
+    """The default ahead of all, with rows of two seeds."""
+    found = {(title, 1): {**WORSE, **OTHERS} for title in losses.CANDIDATES}
+    found[BOLD, 1] = {**BEST, **OTHERS, "psnr": 20.5}
+    found[BOLD, 2] = {**BEST, **OTHERS, "psnr": 21.5, "recall": 0.9}
+    found[FLOOR, 1] = {
+        "swd": 30.0, "frechet_distance": 1.0, "precision": 0.6, "recall": 1.0, "sharpness": 1.1
+    }  # fmt: skip
+    return found
+
+
+def test_metric_words_count_where_the_default_is_ahead(rivals, tmp_path: Path) -> None:
+    lines = losses.in_words(_results(losses.STUDY, rivals, tmp_path / "all.csv"), "mixture")
+    assert len(lines) == len(PUBLISHED)
+    assert lines[-1] == (
+        f"- Ahead of {PYTHAE[0]} in 4 of 4: bits per dimension 6.000 to 7.000, PSNR, dB 21.00 to "
+        "20.00, SWD 200 to 300, Frechet distance 3.00 to 9.00."
+    )
+    # A rival is taken as published, with samples of N(0, I).
+    rivals[PYTHAE, 1] |= {"psnr": 21.5, "swd": 199.0}
+    rivals[(PUBLISHED[0], "mixture"), 1]["frechet_distance"] = 1.0
+    lines = losses.in_words(_results(losses.STUDY, rivals, tmp_path / "two.csv"), "mixture")
+    assert lines[0].startswith(f"- Ahead of {PUBLISHED[0]} in 4 of 4: ")
+    assert lines[-1].startswith(f"- Ahead of {PYTHAE[0]} in 2 of 4: ")
+
+
+def test_metric_report_has_means_and_the_best_in_bold(rivals, tmp_path: Path) -> None:
+    text = "\n".join(losses.report(_results(losses.STUDY, rivals, tmp_path / "rows.csv")))
+    assert (
+        f"| **{DEFAULT}** | **mixture** | **6.000** | **21.00** | **200** | **3.00** | **0.50** "
+        "| **0.70** | **0.500** | 2 |"
+    ) in text
+    # The floor is no candidate: nothing of it is the best.
+    assert f"| {FLOOR[0]} | the train split |  |  | 30 | 1.00 | 0.60 | 1.00 | 1.100 | 1 |" in text
+    titles = " | ".join(column.title for column in COLUMNS)
+    assert f"| loss | samples from | {titles} | seeds |" in text
+
+
+def test_report_of_kl_weights_has_both_priors_in_a_cell(tmp_path: Path) -> None:
+    metrics = {
+        "mu_deviation.mean": 1.0, "mu_deviation.largest": 1.5, "sigma": 0.5, "radius": 16.0,
+        "kl": 2000.0, "psnr": 20.0, "normal.frechet_distance": 30.0, "normal.swd": 500.0,
+        "gaussian.frechet_distance": 4.0, "gaussian.swd": 270.0,
+    }  # fmt: skip
+    found = {(title, 1): metrics for title in kl_weight.CANDIDATES}
+    results = _results(kl_weight.STUDY, found, tmp_path / "rows.csv")
+    text = "\n".join(kl_weight.report(results))
+    line = "1.00, 1.50 | 0.500 | 16.0 | 2,000 | 20.00 | 30.0, 4.0 | 500, 270 | 1 |"
+    assert f"| plain autoencoder | {line}" in text
+    kl_weight.save_pictures(results, tmp_path, tmp_path)  # their models are not here
+    assert [path.name for path in tmp_path.glob("*.png")] == []
+
+
+def test_report_of_memory_options_compares_peaks_with_the_defaults(tmp_path: Path) -> None:
+    def metrics(peak: float, loss: float) -> Metrics:
+        speed = {f"speed.{name}": 0.8 for name in ("median", "lower_quartile", "upper_quartile")}
+        both = {"peak.estimated_mib": peak, "peak.measured_mib": peak + 10.0}
+        return {**both, **speed, "validation.loss": loss}
+
+    parts: Title = ("batch in 4 parts",)
+    found = {
+        (memory_options.DEFAULT, 1): metrics(390.0, 200.0),
+        (parts, 1): metrics(190.0, 201.0),
+        (parts, 2): metrics(190.0, 202.5),
+    }
+    results = _results(memory_options.STUDY, found, tmp_path / "rows.csv")
+    text = "\n".join(memory_options.report(results))
+    assert f"| {parts[0]} | 190 | 200 | 0.50 | 0.80 (0.80 to 0.80) | 201.0, 202.5 |" in text
+
+
+def test_command_of_a_candidate_sets_what_differs() -> None:
+    settings = {"encoder.filters": [32, 64], "train.optimizer": "sgd", "synthesize.images": 40}
+    assert dvc_command(settings) == (
+        "dvc exp run -S data.source=/path/to/the/images -S 'encoder.filters=[32, 64]' "
+        "-S train.optimizer=sgd"
+    )
