@@ -9,15 +9,17 @@ the rows. One training runs at a time, by the commands of the pipeline's stages.
 import argparse
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ Title = tuple[str, ...]  # the first cells of a candidate's line in the report
 REPORTS = PROJECT / "reports" / "studies"
 FOLDER = PROJECT / ".facevae" / "studies"
 EPOCHS = 6
+FIRST_SEED = 1
 
 # What is measured depends on the code of these stages, and on these sections of params.yaml.
 _STAGES = ("attributes", "train", "prior", "evaluate")
@@ -79,7 +82,7 @@ class Study:
         report_file: name of the Markdown file.
         common: settings of all candidates.
         candidates: the settings that each changes.
-        repeated: candidates that are measured with every seed; the others are with the first.
+        repeated: candidates that are measured with every seed; the others with seed 1 alone.
         measure: metrics of a candidate with a seed, possibly nested; None is not defined.
         report: Markdown lines.
         pictures: writes pictures into the folder of the report, if what they show is there.
@@ -122,10 +125,15 @@ def commit() -> str:
         return "unknown"
 
 
+def _digest(content: Sequence[Any]) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def outcome_digest() -> str:
     """16 hexadecimal digits for the code and the values in params.yaml that decide the metrics.
 
-    The code is that of the stages, as dvc.yaml lists it, and `studies.measurements`.
+    The code is that of the stages, as dvc.yaml lists it, that of `studies.measurements`, and the
+    versions of the libraries.
     """
     from facevae.training.checkpoints import content_digest
 
@@ -133,8 +141,9 @@ def outcome_digest() -> str:
     code = {part for name in _STAGES for part in code_of(name)} | {"studies/measurements.py"}
     values = project_parameters({}).model_dump(include=set(_SECTIONS))
     del values["data"]["source"]
-    decisive = json.dumps([values, content_digest((), PROJECT, sorted(code))], sort_keys=True)
-    return hashlib.blake2b(decisive.encode()).hexdigest()[:16]
+    versions = [version(name) for name in ("keras", "numpy", "scikit-learn", "tensorflow")]
+    content = content_digest((), PROJECT, sorted(code))
+    return _digest([values, versions, content])
 
 
 class Work:
@@ -175,7 +184,7 @@ class Work:
 
     @cached_property
     def origin(self) -> Origin:
-        """How candidates are measured here and now."""
+        """How candidates are measured by this process."""
         load_tensorflow()
         from facevae.measurement.cost import device_name
         from facevae.shards.batches import Shards
@@ -219,33 +228,30 @@ def place(folder: Path, settings: Settings, seed: int, origin: Origin) -> Path:
     """The folder of a model: another for other settings, code, images or processors."""
     training = {key: value for key, value in settings.items() if not key.startswith("generate.")}
     named = [settings_text(training), seed, origin.digest, origin.images, origin.device]
-    return folder / "models" / hashlib.blake2b(json.dumps(named).encode()).hexdigest()[:16]
+    return folder / "models" / _digest(named)
 
 
-def find_results(study: Study, settings: Mapping[Title, Settings], seeds: Sequence[int],
-                 file: Path) -> Results:  # fmt: skip
-    """The rows of a file that are of a study's candidates, with some seeds."""
-    stored = {row.key: row for row in read_rows(file)}
-    found: dict[Title, list[Row]] = {}
-    for title, seed in _plan(study, seeds):
-        row = stored.get((study.name, settings_text(settings[title]), seed))
-        if row:
-            found.setdefault(title, []).append(row)
-    ordered = {title: found[title] for title in study.candidates if title in found}
-    return Results(settings, ordered, Origins(row for rows in ordered.values() for row in rows))
-
-
-def _plan(study: Study, seeds: Sequence[int]) -> Iterator[tuple[Title, int]]:
-    # One seed after the other: what a stopped study has can be compared.
-    for seed in seeds:
-        for title in study.candidates:
-            if seed == seeds[0] or title in study.repeated:
-                yield title, seed
+def find_results(study: Study, settings: Mapping[Title, Settings], file: Path) -> Results:
+    """The rows of a file that are of a study's candidates, of all seeds."""
+    stored = sorted(read_rows(file), key=lambda row: row.seed)
+    found = {}
+    for title in study.candidates:
+        key = study.name, settings_text(settings[title])
+        if rows := [row for row in stored if row.key[:2] == key]:
+            found[title] = rows
+    return Results(settings, found, Origins(row for rows in found.values() for row in rows))
 
 
 def measure_missing(study: Study, work: Work, seeds: Sequence[int], file: Path) -> None:
-    """Measure the candidates that have no row yet, and append their rows."""
-    for title, seed in _plan(study, seeds):
+    """Measure the candidates that have no row yet, and append their rows.
+
+    Raises:
+        UserError: the code has changed since the study began.
+    """
+    # One seed after the other: what a stopped study has can be compared.
+    for seed, title in itertools.product(seeds, study.candidates):
+        if seed != FIRST_SEED and title not in study.repeated:
+            continue
         text = settings_text(work.settings[title])
         name = f"{study.name}: {', '.join(title)}, seed {seed}"
         # Read again each time: another machine's process may append to the same file.
@@ -253,8 +259,13 @@ def measure_missing(study: Study, work: Work, seeds: Sequence[int], file: Path) 
             print(f"{name}: has a row", flush=True)
             continue
         print(f"{name}: is measured", flush=True)
-        metrics = flat(study.measure(work, title, seed))
-        append_row(file, Row(study.name, text, seed, work.origin, metrics))
+        origin, metrics = work.origin, flat(study.measure(work, title, seed))
+        if outcome_digest() != origin.digest:
+            raise UserError(
+                f"{name}: the code or params.yaml was changed while it was measured, so there is "
+                "no row of it; run the same command again"
+            )
+        append_row(file, Row(study.name, text, seed, origin, metrics))
 
 
 def dvc_command(settings: Settings) -> str:
@@ -312,7 +323,7 @@ def _run(study: Study, options: argparse.Namespace) -> None:
     if not options.report:
         with exclusive_writer(folder):
             measure_missing(study, Work(folder, settings), options.seeds, file)
-    results = find_results(study, settings, options.seeds, file)
+    results = find_results(study, settings, file)
     if not results.rows:
         raise UserError(f"{file}: has no rows of these settings; measure some: without --report")
     text = "\n".join([*study.report(results), ""])

@@ -26,7 +26,7 @@ def _results(
         device = devices.get(f"seed_{seed}", ORIGIN.device)
         origin = Origin(ORIGIN.commit, ORIGIN.digest, ORIGIN.images, device)
         append_row(file, Row(study.name, settings_text(settings[title]), seed, origin, metrics))
-    return find_results(study, settings, [1, 2, 3], file)
+    return find_results(study, settings, file)
 
 
 def test_metric_interval_is_students() -> None:

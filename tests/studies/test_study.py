@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import FACES
-from facevae.common.errors import UserError
 from studies import harness
 from studies.harness import Results, Study, Title, Work
 from studies.rows import read_rows
@@ -29,11 +28,11 @@ def _run(
     measured: list[tuple[Title, int]],
     monkeypatch: pytest.MonkeyPatch,
     *arguments: str,
-    fails_at: int | None = None,
+    code_changes_at: int | None = None,
 ) -> int:
     def measure(work: Work, title: Title, seed: int) -> dict[str, object]:
-        if len(measured) == fails_at:
-            raise UserError("stopped here")
+        if len(measured) == code_changes_at:
+            monkeypatch.setattr(harness, "_STAGES", ("train",))
         measured.append((title, seed))
         manifest = json.loads((work.shards / "manifest.json").read_text(encoding="utf-8"))
         return {"train": {"images": manifest["splits"]["train"]["images"]}, "twice_seed": 2 * seed}
@@ -60,14 +59,16 @@ def _run(
 
 
 def test_study_continues_where_it_stopped_and_measures_nothing_twice(
-    measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     file, report = tmp_path / "reports" / "tiny.csv", tmp_path / "reports" / "tiny.md"
-    assert _run(tmp_path, measured, monkeypatch, *ARGUMENTS, fails_at=1) == 2
+    with monkeypatch.context() as changed:
+        assert _run(tmp_path, measured, changed, *ARGUMENTS, code_changes_at=1) == 2
+    assert "the code or params.yaml was changed" in capfd.readouterr().err
     assert len(read_rows(file)) == 1
     assert not report.exists()
     assert _run(tmp_path, measured, monkeypatch, *ARGUMENTS) == 0
-    assert measured == [(TITLES[0], 1), (TITLES[1], 1), (TITLES[0], 2)]
+    assert measured == [(TITLES[0], 1), (TITLES[1], 1), (TITLES[1], 1), (TITLES[0], 2)]
     content = file.read_bytes()
     first, second, third = read_rows(file)
     assert first.metrics == {"train.images": 32.0, "twice_seed": 2.0}
@@ -82,7 +83,7 @@ def test_study_continues_where_it_stopped_and_measures_nothing_twice(
     assert report.read_text(encoding="utf-8") == "first: 2\nsecond: 1\n"
 
     assert _run(tmp_path, measured, monkeypatch, *ARGUMENTS) == 0
-    assert len(measured) == 3
+    assert len(measured) == 4
     report.unlink()
     assert _run(tmp_path, measured, monkeypatch, *ARGUMENTS, "--report") == 0
     assert report.read_text(encoding="utf-8") == "first: 2\nsecond: 1\n"
