@@ -35,10 +35,10 @@ from benchmarks.harness import (
 from benchmarks.training_steps import build_step, endless_batches
 from facevae.common.runtime import load_tensorflow
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, ImageReader, list_images
-from facevae.data.preparation import ImageSettings, square_image
+from facevae.data.preparation import square_image
 from facevae.shards.records import read_manifest
 
-SETTINGS = ImageSettings(148, "bilinear", 96)  # params.yaml's
+SETTINGS = project_parameters({}).data
 FULL = 202_599
 PART = 20_000
 BATCH = 128

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from facevae.common.errors import UserError
-from facevae.common.files import exclusive_writer, rows_csv, write_text
+from facevae.common.files import exclusive_writer, write_text
+from facevae.common.tables import rows_csv
 
 _WAIT = 60.0  # seconds for other processes to append their rows
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-
 from study import STAGES, Study, ran
 
 

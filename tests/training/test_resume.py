@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers import make_vae, train_settings
+from study import Study
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.runtime import enable_determinism
@@ -25,7 +26,6 @@ from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, training_batches
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.loop import train
-from study import Study
 
 # Processes that are forked from one that has imported TensorFlow, and done nothing with it.
 _PROCESSES = multiprocessing.get_context("forkserver")
