@@ -6,7 +6,7 @@ BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help repro celeba check fits test test-fast lint format bench-data bench-train bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-memory-options gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format bench-data bench-train bench-onednn bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-memory-options gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -43,6 +43,12 @@ bench-data: $(BIN)/.installed-dev ## measure the data path beside what this mach
 
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
 	$(BIN)/python -m benchmarks.training_speed
+
+bench-onednn: $(BIN)/.installed ## measure a step with and without oneDNN, and PyTorch's if it is installed (5 minutes)
+	$(BIN)/python -m benchmarks.onednn
+
+bench-start: $(BIN)/.installed ## measure how long stages take to start (4 minutes)
+	$(BIN)/python -m benchmarks.stage_start
 
 bench-rewrites: $(BIN)/.installed ## measure what each rewrite of Keras' layers gains training (10 minutes)
 	$(BIN)/python -m benchmarks.custom_layers

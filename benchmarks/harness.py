@@ -108,16 +108,23 @@ class Candidate:
         arguments: of its command line.
         images: images per step.
         python: interpreter of the environment to run it in.
+        variables: environment variables of the process.
     """
 
     def __init__(
-        self, module: str, *arguments: object, images: int, python: object = sys.executable
+        self,
+        module: str,
+        *arguments: object,
+        images: int,
+        python: object = sys.executable,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.images = images
         self.command = [str(part) for part in (python, "-m", module, *arguments)]
         self._process = subprocess.Popen(
             self.command,
             cwd=PROJECT,
+            env={**os.environ, **(variables or {})},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

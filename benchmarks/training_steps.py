@@ -23,6 +23,7 @@ def start(
     *,
     deterministic: bool = True,
     replaced: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Candidate:
     """A process that takes training steps.
 
@@ -30,13 +31,14 @@ def start(
         parameters: those of one variant.
         deterministic: as the train stage is.
         replaced: names in this project's modules, and what of Keras takes their place.
+        variables: environment variables of the process.
     """
     flags = [] if deterministic else ["--not-deterministic"]
     for name, own in (replaced or {}).items():
         flags += ["--replace", name, own]
     return Candidate(
         "benchmarks.training_steps", "--parameters", parameters.model_dump_json(),
-        "--shards", shards, *flags, images=parameters.train.batch_size,
+        "--shards", shards, *flags, images=parameters.train.batch_size, variables=variables,
     )  # fmt: skip
 
 

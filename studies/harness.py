@@ -186,7 +186,7 @@ class Work:
     def origin(self) -> Origin:
         """How candidates are measured by this process."""
         load_tensorflow()
-        from facevae.measurement.cost import device_name
+        from facevae.common.machine import device_name
         from facevae.shards.batches import Shards
         from facevae.training.checkpoints import content_digest
 

@@ -64,7 +64,8 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
         assert metrics["samples"]["frechet_distance"] > 0
         assert metrics["samples"]["fid"] is None
         cost = json.loads((study.folder / "metrics" / f"{variant}_cost.json").read_text())
-        assert cost["device"]
+        assert cost["machine"]["device"]
+        assert cost["machine"]["onednn"] in (True, False)
         assert cost["images_per_second_lower_quartile"] <= cost["images_per_second"]
         assert cost["images_per_second"] <= cost["images_per_second_upper_quartile"]
         assert 100 < cost["peak_memory_mib"] < 10_000
@@ -116,6 +117,15 @@ def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None
         if not any(key == each or key.startswith(f"{each}.") for key in read)
     ]
     assert not unread, "listed, but not read"
+
+
+def test_pipeline_loads_tensorflow_where_there_is_a_network(study: Study) -> None:
+    loads = {
+        stage
+        for stage in STAGES
+        if json.loads((study.records / f"{stage}.json").read_text())["tensorflow"]
+    }
+    assert loads == STAGES - {"synthesize", "prepare", "compare", "memory", "page"}
 
 
 def test_pipeline_fresh_clone_measures_its_own_costs(study: Study, tmp_path: Path) -> None:

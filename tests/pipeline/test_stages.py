@@ -1,5 +1,6 @@
 """Each stage as its own command: help, a quiet log, and a sentence for a mistake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +19,15 @@ def _run(project: Path, stage: str, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=project, text=True, capture_output=True, check=False)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_help_names_every_argument(project: Path, stage: str) -> None:
-    done = _run(project, stage, "--help")
-    assert done.returncode == 0
-    assert "--params" in done.stdout
-    assert done.stderr == ""
+@pytest.mark.parametrize("name", STAGES)
+def test_help_names_every_argument(stage, capfd: pytest.CaptureFixture, name: str) -> None:
+    assert stage(name, "--help") == 0
+    told, errors = capfd.readouterr()
+    assert "--params" in told
+    assert errors == ""
 
 
-def test_train_alone_prints_one_bar_and_nothing_else(
+def test_train_alone_prints_the_device_and_one_bar_and_nothing_else(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
     params = write_params(tmp_path, train={"batch_size": 8, "epochs": 1})
@@ -38,8 +39,10 @@ def test_train_alone_prints_one_bar_and_nothing_else(
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     lines = [line for line in done.stderr.replace("\r", "\n").split("\n") if line.strip()]
-    assert all(line.startswith("Training alone:") for line in lines), done.stderr
-    assert "images/s" in lines[-1]
+    first, *bars = lines
+    assert re.fullmatch("Training alone on (CPU .+, [0-9]+ cores|GPU .+), oneDNN (on|off)", first)
+    assert all(line.startswith("Training alone:") for line in bars), done.stderr
+    assert "images/s" in bars[-1]
     assert model.is_file()
 
 

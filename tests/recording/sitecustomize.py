@@ -121,7 +121,11 @@ def _write(root: Path, script: str, records: Path, stage: str) -> None:
         for file in files
         if file.is_relative_to(root / "src") or file.is_relative_to(root / "stages")
     )
-    record = {"modules": mine, "parameters": sorted(_read)}
+    record = {
+        "modules": mine,
+        "parameters": sorted(_read),
+        "tensorflow": "tensorflow" in sys.modules,
+    }
     (records / f"{stage}.json").write_text(json.dumps(record))
 
 

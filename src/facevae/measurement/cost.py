@@ -1,18 +1,16 @@
 """What a training step costs on this machine: time and memory, measured on real steps."""
 
 import contextlib
-import os
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from facevae.common.machine import describe_machine
 from facevae.common.parameters import CHANNELS, Parameters
 from facevae.common.runtime import enable_determinism
 from facevae.model.vae import VAE
@@ -23,22 +21,6 @@ _WARM_UP_STEPS = 3  # the first compiles
 _TIMED_STEPS = 12
 _SEED = 1
 _LEARNING_RATE = 1e-6  # it does not change what a step costs
-
-
-def device_name() -> str:
-    """The first GPU's name, or the processor's and how many cores there are."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return f"GPU {details.get('device_name', 'of unknown name')}"
-    model = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.exists():
-        for line in cpu_info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return f"CPU {model}, {os.cpu_count()} cores"
 
 
 def peak_memory_mib() -> float:
@@ -78,14 +60,14 @@ def measure_training(parameters: Parameters) -> dict[str, Any]:
         parameters: those of one variant, see `Parameters.variant`.
 
     Returns:
-        device; batch_size; images_per_second (at the median step) with its lower and upper quartile
-        over the steps; peak_memory_mib, at that batch size; and images_per_second_double_batch,
-        None if the device's memory is too small.
+        machine, as `describe_machine` has it; batch_size; images_per_second (at the median step)
+        with its lower and upper quartile over the steps; peak_memory_mib, at that batch size; and
+        images_per_second_double_batch, None if the device's memory is too small.
     """
     batch_size = parameters.train.batch_size
     fast, median, slow = statistics.quantiles(_step_seconds(parameters), n=4)
     cost = {
-        "device": device_name(),
+        "machine": describe_machine(),
         "batch_size": batch_size,
         "images_per_second": round(batch_size / median, 1),
         "images_per_second_lower_quartile": round(batch_size / slow, 1),

@@ -171,7 +171,7 @@ def _claims(
             f"{latent:,}: the layer {verb} {abs(removed):,} weights (it removes weights up to "
             f"{break_even(parameters):,} units). Estimated peak of a training step at batch "
             f"{parameters.train.batch_size:,}: {peaks(*estimated, form=',.1f')}. Measured peak "
-            f"memory of training on {after['device']}: {peaks(*measured, form=',.0f')}.",
+            f"memory of training on {after['machine']['device']}: {peaks(*measured, form=',.0f')}.",
         ),
         (
             "2. The layer saves no time: about 120 s per epoch of 170,000 images at batch 128 on "
@@ -241,7 +241,8 @@ def comparison_markdown(
         ["key", "value"],
         ["left", "left"],
     )
-    devices = dict.fromkeys((direct["cost"]["device"], inter_dense["cost"]["device"]))
+    machines = [measured["cost"]["machine"] for measured in (direct, inter_dense)]
+    devices = dict.fromkeys(machine["device"] for machine in machines)
     return f"""\
 # An extra Dense layer in the Encoder: with and without
 
@@ -249,6 +250,9 @@ def comparison_markdown(
 between Flatten and the mu and log_var heads. Measured on {direct["test"]["images"]:,} test images
 of `{parameters.data.source}`, one training each (seed {parameters.train.seed}), on \
 {" and ".join(devices)}.
+
+The same parameters give the same bytes on the same machine, which means: the same \
+{", ".join(f"{_machine_key(key)} ({_as_yaml(value)})" for key, value in machines[0].items())}.
 
 A real-data reference is the metric of the same name for real images of the train split in place of
 samples. Frechet distance, precision and recall are computed on the features of the attribute
@@ -267,6 +271,10 @@ the Encoder" (2022). Its claims in our words:
 
 {settings}
 """
+
+
+def _machine_key(key: str) -> str:
+    return {"onednn": "oneDNN", "instruction_sets": "instruction sets"}.get(key, key)
 
 
 def _as_yaml(value: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 from tqdm import tqdm
 
+from facevae.common.machine import device_name, onednn_is_on, unused_nvidia_card
 from facevae.common.parameters import Parameters
 from facevae.common.runtime import enable_determinism, progress_bar
 from facevae.model.saving import save_model
@@ -74,6 +75,10 @@ def run_training(
 
     key = state_key({**vae.get_config(), **settings.model_dump()}, content.result())
     name = f"Training {model.stem}"
+    on = "on" if onednn_is_on() else "off"
+    print(f"{name} on {device_name()}, oneDNN {on}", file=sys.stderr)
+    if sentence := unused_nvidia_card():
+        print(f"{name}: {sentence}", file=sys.stderr)
     images = settings.epochs * steps_per_epoch(shards, settings.batch_size) * settings.batch_size
     with contextlib.ExitStack() as stack:
         stack.enter_context(shards)
