@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,30 @@ def test_the_same_model_gives_the_same_file(small: VAE, tmp_path: Path) -> None:
     assert (tmp_path / "now.keras").read_bytes() == (tmp_path / "later.keras").read_bytes()
     save_model(load_model(tmp_path / "now.keras"), tmp_path / "again.keras")
     assert (tmp_path / "now.keras").read_bytes() == (tmp_path / "again.keras").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"encoder": {', '"networks": {'),  # settings that are not there
+        ('"block": ', '"blocks": '),  # a setting of another name
+        ("facevae>VAE", "facevae>OtherVAE"),  # a class that is not there
+    ],
+)
+def test_a_model_of_another_version_is_one_sentence(
+    small: VAE, tmp_path: Path, old: str, new: str
+) -> None:
+    save_model(small, tmp_path / "now.keras")
+    other = tmp_path / "other.keras"
+    with zipfile.ZipFile(tmp_path / "now.keras") as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                assert old.encode() in content
+                content = content.replace(old.encode(), new.encode())
+            target.writestr(name, content)
+    with pytest.raises(UserError, match=r"written by another version of facevae; train it again"):
+        load_model(other)
 
 
 def test_a_broken_model_file_is_one_sentence(small: VAE, tmp_path: Path) -> None:

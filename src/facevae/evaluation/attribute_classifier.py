@@ -209,7 +209,7 @@ def load_classifier(folder: Path) -> AttributeClassifier | None:
     try:
         names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
         return keras.saving.load_model(folder / NETWORK) if names else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{folder}: the attribute classifier is missing or damaged ({reason}); train it again: "
