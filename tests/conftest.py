@@ -3,6 +3,10 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores: more threads would only wait for each other.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import runpy
 import signal
@@ -18,12 +22,14 @@ from facevae.common.parameters import Parameters, load_parameters
 from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
 
-# The longest files are begun first, so that all processes have work to the end.
-_LONGEST = ("test_pipeline", "test_resume", "test_distributed", "test_training", "test_memory")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    """Begin with what takes longest, so that all processes have work to the end."""
+
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("slow") is None, item.path.stem != "test_pipeline"
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from facevae.common.errors import UserError
 from facevae.data.executors import SCHEDULER, dask_executor
 from facevae.data.preparation import prepare
 
+pytestmark = pytest.mark.slow
+
 Client = pytest.importorskip("distributed", reason="Dask is not installed").Client
 
 

@@ -30,6 +30,8 @@ from pathlib import Path
 from facevae.common.parameters import load_parameters
 from facevae.data.preparation import prepare
 
+pytestmark = pytest.mark.slow
+
 if __name__ == "__main__":
     data = load_parameters(sys.argv[1]).data
     prepare(data, Path(sys.argv[2]), progress=lambda done, total: print(done, flush=True))

@@ -35,6 +35,7 @@ def peaks() -> dict[str, int]:
     return dict(zip(TESTED, measured(TESTED), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTED)
 def test_the_peak_is_what_a_training_step_takes(peaks: dict[str, int], name: str) -> None:
     expected = ledger(configuration(name))

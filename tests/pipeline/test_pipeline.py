@@ -16,6 +16,8 @@ import yaml
 from PIL import Image
 from study import STAGES, Study, ran
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Study:

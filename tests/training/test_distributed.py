@@ -24,6 +24,8 @@ from facevae.shards.batches import Shards
 from facevae.training.devices import check_batch_size, is_chief, visible_devices
 from facevae.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 # See tests/test_resume.py.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["facevae.model.saving", "facevae.training.loop"])

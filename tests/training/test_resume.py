@@ -27,6 +27,8 @@ from facevae.shards.batches import Shards, training_batches
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 # Processes that are forked from one that has imported TensorFlow, and done nothing with it.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["facevae.model.saving", "facevae.training.loop"])

@@ -10,8 +10,8 @@ Python's objects, the graph, compiled kernels. So two small networks of the same
 first: one so that all code is loaded, the other to see what such a network takes whatever its size,
 which is left out of the result.
 
-Two kernels run at a time, and which of them ends first, and so how long tensors wait, is now and
-then another one, the more so on a busy machine: hence the median of several steps.
+Two kernels run at a time. Which of them ends first, and so how long tensors wait, varies, and more
+so on a busy machine: hence the median of several steps.
 """
 
 import gc
@@ -30,6 +30,7 @@ from facevae.common.parameters import CHANNELS, Parameters
 _ENVIRONMENT = {
     # Where TensorFlow leaves oneDNN off, Eigen's kernels take up to 15 MiB more than is estimated.
     "TF_ENABLE_ONEDNN_OPTS": "1",
+    "TF_NUM_INTEROP_THREADS": "2",
     "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
