@@ -48,8 +48,10 @@ FOLDER = PROJECT / ".facevae" / "studies"
 EPOCHS = 6
 FIRST_SEED = 1
 
-# What is measured depends on the code of these stages, and on these sections of params.yaml.
+# What is measured depends on the code of these stages and files, and on these sections of
+# params.yaml.
 _STAGES = ("attributes", "train", "prior", "evaluate")
+_OWN_CODE = ("benchmarks/peers/torch_networks.py", "studies/measurements.py", "studies/peers")
 _SECTIONS = ("synthesize", "data", "encoder", "loss", "train", "generate")
 
 
@@ -132,13 +134,13 @@ def _digest(content: Sequence[Any]) -> str:
 def outcome_digest() -> str:
     """16 hexadecimal digits for the code and the values in params.yaml that decide the metrics.
 
-    The code is that of the stages, as dvc.yaml lists it, that of `studies.measurements`, and the
-    versions of the libraries.
+    The code is that of the stages, as dvc.yaml lists it, that which studies have of their own, and
+    the versions of the libraries.
     """
     from facevae.training.checkpoints import content_digest
 
     code_of = importlib.import_module("stages._stage").code_of
-    code = {part for name in _STAGES for part in code_of(name)} | {"studies/measurements.py"}
+    code = {part for name in _STAGES for part in code_of(name)} | {*_OWN_CODE}
     values = project_parameters({}).model_dump(include=set(_SECTIONS))
     del values["data"]["source"]
     versions = [version(name) for name in ("keras", "numpy", "scikit-learn", "tensorflow")]
