@@ -8,15 +8,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
-import runpy
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PROJECT, data_settings, write_params
+from helpers import PROJECT, data_settings, run_stage, write_params
 
 from facevae.common.parameters import Parameters, load_parameters
 from facevae.data.preparation import prepare
@@ -60,7 +57,7 @@ def shards(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs a stage in this process, in `tmp_path`: its exit status, 0 if it has none.
 
     Sections of params.yaml are given what is to differ from the project's: `train={"epochs": 1}`.
@@ -68,18 +65,7 @@ def stage(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(name: str, *arguments: str, **changes: dict[str, Any]) -> int:
         write_params(tmp_path, **changes)
-        script = str(project / "stages" / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        monkeypatch.syspath_prepend(project / "stages")
         monkeypatch.chdir(tmp_path)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stopped:
-            return int(stopped.code or 0)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        return 0
+        return run_stage(name, *arguments)
 
     return run

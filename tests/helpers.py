@@ -2,6 +2,9 @@
 
 import csv
 import io
+import runpy
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,25 @@ def write_params(folder: Path, **sections: dict[str, Any]) -> Path:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+def run_stage(name: str, *arguments: object) -> int:
+    """Run a stage in this process: its exit status, 0 if it has none."""
+    script, stages = PROJECT / "stages" / f"{name}.py", str(PROJECT / "stages")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = sys.argv
+    sys.argv = [str(script), *map(str, arguments)]
+    sys.path.insert(0, stages)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    finally:
+        sys.argv = before
+        sys.path.remove(stages)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
 
 
 def settings(**changes: Any) -> Parameters:

@@ -23,14 +23,14 @@ from facevae.data.executors import run_tasks
 from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
 
+pytestmark = pytest.mark.slow
+
 LARGER: dict[str, Any] = {"resize": "lanczos", "image_size": 64, "images_per_shard": 25}
 PROGRAM = """
 import sys
 from pathlib import Path
 from facevae.common.parameters import load_parameters
 from facevae.data.preparation import prepare
-
-pytestmark = pytest.mark.slow
 
 if __name__ == "__main__":
     data = load_parameters(sys.argv[1]).data

@@ -349,7 +349,7 @@ def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
     deadline = time.monotonic() + 300
     while re.search(r"\b(Queued|Running)\b", fresh.dvc("queue", "status")):
         assert time.monotonic() < deadline, "the queue stands still"
-        time.sleep(2)
+        time.sleep(0.5)
     shown = json.loads(fresh.dvc("exp", "show", "--json"))
     found = {}
     for experiment in shown[1]["experiments"]:

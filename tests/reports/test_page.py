@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from example_metrics import example_metrics
-from helpers import PROJECT
+from helpers import PROJECT, run_stage
 from PIL import Image
 
 from facevae.common.parameters import VARIANTS, Parameters
@@ -94,30 +94,24 @@ def run(tmp_path_factory: pytest.TempPathFactory, project: Path, parameters: Par
     params["data"]["source"] = SOURCE
     params["generate"]["attributes"] = ["Smiling", "<b>Bald</b>"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    assert _compare(project, folder).returncode == 0
+    assert _compare(folder) == 0
     return folder
 
 
-def _run(
-    project: Path, stage: str, folder: Path, *arguments: str | Path
-) -> subprocess.CompletedProcess:
-    command: list[str | Path] = [
-        sys.executable, project / "stages" / f"{stage}.py", "--params", folder / "params.yaml",
-        "--metrics", folder / "metrics", *arguments,
-    ]  # fmt: skip
-    return subprocess.run(command, text=True, capture_output=True, check=False)
+def _inputs(folder: Path) -> tuple[object, ...]:
+    return "--params", folder / "params.yaml", "--metrics", folder / "metrics"
 
 
-def _compare(project: Path, folder: Path) -> subprocess.CompletedProcess:
+def _compare(folder: Path) -> int:
     report = folder / "reports" / "comparison"
     outputs = ("--markdown", report.with_suffix(".md"), "--csv", report.with_suffix(".csv"))
-    return _run(project, "compare", folder, *outputs)
+    return run_stage("compare", *_inputs(folder), *outputs)
 
 
-def _stage(project: Path, folder: Path) -> subprocess.CompletedProcess:
+def _page_arguments(folder: Path) -> tuple[object, ...]:
     reports = folder / "reports"
     outputs = ("--charts", reports / "charts", "--html", reports / "index.html")
-    return _run(project, "page", folder, "--reports", reports, *outputs)
+    return *_inputs(folder), "--reports", reports, *outputs
 
 
 def _written(folder: Path) -> dict[str, bytes]:
@@ -126,10 +120,11 @@ def _written(folder: Path) -> dict[str, bytes]:
 
 
 def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: Path) -> None:
-    done = _stage(project, run)
+    command = [sys.executable, project / "stages" / "page.py", *_page_arguments(run)]
+    done = subprocess.run(list(map(str, command)), text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     first = _written(run)
-    assert _stage(project, run).returncode == 0
+    assert run_stage("page", *_page_arguments(run)) == 0
     assert _written(run) == first
 
     page = run / "reports" / "index.html"
@@ -164,10 +159,8 @@ def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: P
     assert f"<td>Bald</td>{cells}" in text
 
 
-def test_page_and_reports_agree_on_what_the_layer_saves(
-    project: Path, run: Path, parameters: Parameters
-) -> None:
-    assert _stage(project, run).returncode == 0
+def test_page_and_reports_agree_on_what_the_layer_saves(run: Path, parameters: Parameters) -> None:
+    assert run_stage("page", *_page_arguments(run)) == 0
     peaks = [ledger(parameters.variant(variant)).peak / 2**20 for variant in VARIANTS]
     saved = f"it saves {peaks[0] - peaks[1]:.1f} MiB"
     for name in ("comparison.md", "index.html"):
@@ -179,16 +172,18 @@ def test_page_and_reports_agree_on_what_the_layer_saves(
 
 
 @pytest.mark.parametrize("name", ["data.json", "direct.json", "inter_dense_cost.json"])
-def test_compare_without_metrics_is_a_sentence(project: Path, run: Path, name: str) -> None:
+def test_compare_without_metrics_is_a_sentence(
+    run: Path, capfd: pytest.CaptureFixture, name: str
+) -> None:
     path = run / "metrics" / name
     content = path.read_bytes()
     path.unlink()
     try:
-        done = _compare(project, run)
+        status = _compare(run)
     finally:
         path.write_bytes(content)
-    assert done.returncode == 2
-    assert done.stderr == f"{path}: is not there; write it first: dvc repro\n"
+    assert status == 2
+    assert capfd.readouterr().err == f"{path}: is not there; write it first: dvc repro\n"
 
 
 def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
@@ -205,31 +200,33 @@ def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
     assert np.ptp(drawn) > 0.25 * len(pixels)  # over the height of its panel
 
 
-def test_page_of_data_without_labels_says_so(project: Path, run: Path) -> None:
+def test_page_of_data_without_labels_says_so(run: Path, capfd: pytest.CaptureFixture) -> None:
     path = run / "metrics" / "attributes.json"
     content = path.read_bytes()
     told = {"balanced_accuracy": None, "accuracy": None, "majority_accuracy": None}
     path.write_text(json.dumps({**told, "attributes": {}}))
     try:
-        done = _stage(project, run)
+        status = run_stage("page", *_page_arguments(run))
     finally:
         path.write_bytes(content)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (status, capfd.readouterr().err) == (0, "")
     text = (run / "reports" / "index.html").read_text(encoding="utf-8")
     assert "The data has no labels, so there is no attribute to add." in text
 
 
 @pytest.mark.parametrize("report", ["direct/radii.csv", "direct/samples.png", "memory.md"])
-def test_page_without_a_report_is_a_sentence(project: Path, run: Path, report: str) -> None:
+def test_page_without_a_report_is_a_sentence(
+    run: Path, capfd: pytest.CaptureFixture, report: str
+) -> None:
     path = run / "reports" / report
     content = path.read_bytes()
     path.unlink()
     try:
-        done = _stage(project, run)
+        status = run_stage("page", *_page_arguments(run))
     finally:
         path.write_bytes(content)
-    assert done.returncode == 2
-    assert done.stderr == f"{path}: is not there; write it first: dvc repro\n"
+    assert status == 2
+    assert capfd.readouterr().err == f"{path}: is not there; write it first: dvc repro\n"
 
 
 def test_page_needs_no_tensorflow(project: Path) -> None:
