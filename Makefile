@@ -1,4 +1,4 @@
-# Everything that a fresh clone needs, besides Python 3.11+ and make: see README.md.
+# Sets up and runs everything in a fresh clone. Needs make and Python 3.11 to 3.13: see README.md.
 
 PYTHON ?= python3
 FOLDER := data/celeba
@@ -11,22 +11,22 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
-repro: $(BIN)/.installed check ## set up the environment and run the whole pipeline
+repro: $(BIN)/.installed check ## install the environment and run the whole pipeline
 	$(DVC) repro
 
-celeba: $(BIN)/.installed ## fetch CelebA into data/celeba, or FOLDER=..., and verify it
+celeba: $(BIN)/.installed ## download CelebA into data/celeba, or FOLDER=..., and verify it
 	@$(BIN)/python -m facevae.data.download "$(FOLDER)"
 
 check: $(BIN)/.installed ## check params.yaml without running anything
 	@$(BIN)/python -m facevae.common.parameters
 
-fits: $(BIN)/.installed ## tell what fits on a card of VRAM=4GiB, and with BATCH=256 how to make that fit
+fits: $(BIN)/.installed ## estimate which batch sizes fit on a card of VRAM=4GiB; BATCH=256: how to make this one fit
 	@$(BIN)/python -m facevae.memory.cli "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
 
 test: $(BIN)/.installed-dev ## run all tests (5 minutes)
 	$(PYTEST)
 
-test-fast: $(BIN)/.installed-dev ## run the tests that take no process, pipeline or long training (2 minutes)
+test-fast: $(BIN)/.installed-dev ## run the tests without processes, pipeline runs and long trainings (2 minutes)
 	$(PYTEST) -m "not slow"
 
 lint: $(BIN)/.installed-dev ## check style, formatting and types
@@ -34,7 +34,7 @@ lint: $(BIN)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(BIN)/.installed-dev ## repair style and formatting
+format: $(BIN)/.installed-dev ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -71,10 +71,10 @@ study-kl-weight: $(BIN)/.installed ## measure KL weights near zero beside the pl
 study-memory-options: $(BIN)/.installed ## measure what each way to less memory saves and costs (50 minutes); SETTINGS=...
 	$(BIN)/python -m studies.memory_options $(SETTINGS)
 
-gpu: $(BIN)/.installed ## add the CUDA libraries that TensorFlow needs on a NVIDIA GPU
+gpu: $(BIN)/.installed ## install the CUDA libraries that TensorFlow needs on an NVIDIA GPU
 	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
 
-clean: ## delete the environments; data, models and DVC's cache stay
+clean: ## delete the environments, but not data, models and DVC's cache
 	rm -rf .venv .venv-peers
 
 $(BIN)/python:

@@ -1,4 +1,4 @@
-"""Train a small network on the faces' attributes; its features measure samples against faces."""
+"""Train the attribute classifier, whose features compare samples with real faces."""
 
 from _stage import arguments, run
 from facevae.common.files import atomic_write, write_json
@@ -9,8 +9,8 @@ def main() -> None:
     options, _ = arguments(
         __doc__,
         "shards",
-        network="folder to write the network into; without labels there is none in it",
-        metrics="JSON to write: how well it recognises the validation split's attributes",
+        network="folder to write the classifier into; it has no network if the data has no labels",
+        metrics="JSON file to write: its accuracy on the validation split",
     )
     load_tensorflow()
     from facevae.common.runtime import enable_determinism

@@ -1,4 +1,4 @@
-"""Put both variants side by side, and a blog post's claims beside what this run measured."""
+"""Compare both variants, and the claims of the blog post of 2022 with what this run measured."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def _measured(folder: Path, variant: str) -> dict[str, Any]:
 
 def main() -> None:
     options, parameters = arguments(
-        __doc__, "metrics", markdown="report to write", csv="table to write"
+        __doc__, "metrics", markdown="Markdown report to write", csv="CSV table to write"
     )
     direct, inter_dense = (_measured(options.metrics, variant) for variant in VARIANTS)
     train_images = read_json(options.metrics / "data.json")["images"]["train"]

@@ -1,4 +1,4 @@
-"""Measure a trained VAE: its size, its quality on the test split, and that of its samples."""
+"""Evaluate a trained VAE: its size, its quality on the test split, the quality of its samples."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def main() -> None:
         "prior",
         "shards",
         attributes="folder that the attributes stage wrote",
-        metrics="JSON to write",
+        metrics="JSON file to write",
     )
     train, weights = parameters.train, parameters.evaluate.inception_weights
     inception_weights = None if weights is None else Path(weights)
@@ -29,13 +29,13 @@ def main() -> None:
     from facevae.shards.batches import Shards
 
     enable_determinism(0)
-    if inception_weights is not None:  # before minutes are spent
+    if inception_weights is not None:  # before minutes of evaluation
         check_inception_weights(inception_weights)
     with Shards(options.shards) as shards, counting("Evaluating", " images") as progress:
         metrics = evaluate(
             load_model(options.model),
             shards,
-            batch_size=train.batch_size // train.accumulation_steps,  # what is known to fit
+            batch_size=train.batch_size // train.accumulation_steps,  # a size that fits in memory
             prior=load_prior(options.prior),
             attribute_classifier=load_classifier(options.attributes),
             inception_weights=inception_weights,

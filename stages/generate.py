@@ -1,4 +1,4 @@
-"""Draw samples, reconstructions, interpolations and attributes; say where the latent codes lie."""
+"""Draw samples, reconstructions, interpolations and attributes; tabulate latent codes."""
 
 from _stage import arguments, run
 from facevae.common.runtime import load_tensorflow

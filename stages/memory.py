@@ -1,4 +1,4 @@
-"""Account for the memory of a training step, both variants, without running it."""
+"""Estimate the memory of a training step of both variants, without running it."""
 
 from _stage import arguments, run
 from facevae.common.files import write_text

@@ -1,4 +1,4 @@
-"""Draw the charts of both variants, and put everything that a run shows onto one HTML page."""
+"""Draw charts of both variants, and write all results of a run to one HTML page."""
 
 from _stage import arguments, run
 from facevae.common.files import write_text
@@ -12,7 +12,7 @@ def main() -> None:
         "metrics",
         "reports",
         charts="folder to write the charts into, as PNG files",
-        html="page to write",
+        html="HTML page to write",
     )
     save_charts(options.reports, options.charts)
     page = page_html(

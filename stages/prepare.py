@@ -1,4 +1,4 @@
-"""Crop and resize a folder in CelebA's layout into TFRecord shards, one set per split."""
+"""Crop and resize the images of a folder in CelebA's layout, into TFRecord shards per split."""
 
 from _stage import arguments, run
 from facevae.common.files import write_json
@@ -10,7 +10,7 @@ def main() -> None:
     options, parameters = arguments(
         __doc__,
         shards="folder to write the shards and their manifest into",
-        metrics="JSON to write: how many images there are, and how many were left out",
+        metrics="JSON file to write: how many images were prepared, and how many left out",
     )
     with counting("Preparing images", " images") as progress:
         manifest = prepare(parameters.data, options.shards, progress=progress)

@@ -1,4 +1,4 @@
-"""Write where samples come from: N(0, I), or a density fitted to the codes of training images."""
+"""Write the prior of samples: N(0, I), or a density fitted to the codes of training images."""
 
 from _stage import arguments, run
 from facevae.common.runtime import load_tensorflow
@@ -9,7 +9,7 @@ def main() -> None:
         __doc__,
         "model",
         "shards",
-        prior=".npz file to write: weights, means and Cholesky factors of a mixture",
+        prior=".npz file to write: weights, means and Cholesky factors of a Gaussian mixture",
     )
     load_tensorflow()
     from facevae.common.runtime import enable_determinism

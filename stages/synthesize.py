@@ -1,4 +1,4 @@
-"""Draw the built-in stand-in for CelebA; refuse a data.source that is not there."""
+"""Draw the built-in substitute for CelebA; refuse a data.source that does not exist."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from facevae.data.synthetic import synthesize
 def main() -> None:
     options, parameters = arguments(__doc__, target="folder to write, in CelebA's layout")
     source, settings = Path(parameters.data.source), parameters.synthesize
-    # First in line, so that a missing source is reported before anything is touched.
+    # Checked in the first stage, so that a missing source is reported before anything changes.
     if source.resolve() != options.target.resolve():
         check_source(source)
     with counting("Drawing faces", " faces") as progress:

@@ -1,4 +1,4 @@
-"""params.yaml is checked whole, and every mistake is told by its full name."""
+"""params.yaml is checked completely, and every mistake is reported with the key's full name."""
 
 import ast
 from pathlib import Path
@@ -192,11 +192,11 @@ def test_variants_differ_in_the_extra_layer_alone(parameters: Parameters) -> Non
 
 
 def test_the_library_has_no_defaults_for_settings(content: dict, project: Path) -> None:
-    """params.yaml is the only place: a default in a signature would be a second one."""
+    """params.yaml holds the only default of a key: none is repeated in a signature."""
     sections = ("data", "encoder", "loss", "train")
     keys = {key for section in sections for key in content[section]}
-    keys -= {"seed", "limit", "source"}  # words that mean other things elsewhere
-    keys -= {"rematerialization"}  # of a call of the VAE, which a training step passes on
+    keys -= {"seed", "limit", "source"}  # words with other meanings elsewhere
+    keys -= {"rematerialization"}  # an argument of a call of the VAE, not a setting
     for file in (project / "src" / "facevae").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):

@@ -1,4 +1,4 @@
-"""Rows as CSV and as Markdown, read back."""
+"""Tables as CSV and as Markdown, read back by independent parsers."""
 
 import csv
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Statistics of z-points, against NumPy, closed forms and numerical integration."""
+"""Statistics of latent codes, against NumPy, closed forms and numerical integration."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ def test_unit_rows_are_numpys_statistics() -> None:
     log_var = generator.normal(-1.0, 0.5, (50, 3)).astype(np.float32)
     rows = unit_rows(mu, log_var)
     variance = np.exp(log_var.astype(np.float64))
-    # The KL of two normal distributions, written the other way round.
+    # ln(sigma_2 / sigma_1) + (sigma_1^2 + (mu_1 - mu_2)^2) / (2 sigma_2^2) - 1 / 2.
     kl = (np.log(1 / np.sqrt(variance)) + (variance + mu.astype(np.float64) ** 2) / 2 - 0.5).mean(0)
     for unit, row in enumerate(rows):
         assert row["unit"] == unit
@@ -48,8 +48,8 @@ def test_histograms_of_points_from_the_prior_are_the_priors() -> None:
         width = rows[1][x] - rows[0][x]
         assert sum(row[found] for row in rows) * width == pytest.approx(1, abs=1e-4)
         for row in rows:
-            # Of a bin's count, five standard deviations; and a density at the bin's middle is not
-            # quite its mean over the bin.
+            # Five standard deviations of a bin's count. The 0.0015 is for the density at a bin's
+            # middle, which differs from its mean over the bin.
             noise = 5 * math.sqrt(max(row[expected], 1e-3) / (width * drawn))
             assert row[found] == pytest.approx(row[expected], abs=noise + 0.0015)
 
@@ -73,7 +73,7 @@ def test_directions_go_from_those_without_to_those_with() -> None:
         expected = np.mean([z for z, has in zip(mu, having, strict=True) if has], axis=0)
         expected -= np.mean([z for z, has in zip(mu, having, strict=True) if not has], axis=0)
         assert direction == pytest.approx(expected, abs=1e-5)
-    # Attributes that do not go together come out as they were put in.
+    # The directions of uncorrelated attributes are found exactly.
     apart = np.array(list(itertools.product([False, True], repeat=3)))
     true = random.standard_normal((3, 6)).astype(np.float32)
     np.testing.assert_allclose(attribute_directions(5 + apart @ true, apart), true, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Where samples come from: N(0, I) exactly, and fits that find what codes were drawn from."""
+"""Priors: N(0, I) exactly, and fits that find the distribution the codes were drawn from."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_mixture_finds_the_clusters_and_keeps_to_them(tmp_path: Path) -> None:
     distances = np.linalg.norm(drawn[:, None] - prior.means, axis=2)
     nearest = distances.argmin(axis=1)
     np.testing.assert_allclose(np.bincount(nearest) / 20_000, prior.weights, atol=0.02)
-    # A Gaussian of the same codes lies between the clusters.
+    # A single Gaussian fitted to the same codes draws codes between the clusters.
     between = prior_codes(20_000, 2, seed=3, prior=fit_prior("gaussian", z))
     assert np.median(distances.min(axis=1)) < 5
     assert np.median(np.linalg.norm(between[:, None] - prior.means, axis=2).min(axis=1)) > 8
@@ -63,7 +63,7 @@ def test_mixture_finds_the_clusters_and_keeps_to_them(tmp_path: Path) -> None:
 
 
 def test_codes_in_a_plane_can_be_fitted() -> None:
-    """Fewer codes than units: without regularisation the covariance would be singular."""
+    """A mixture component with fewer codes than latent units is regularised, not singular."""
     z = np.random.default_rng(0).standard_normal((100, 40)).astype(np.float32)
     assert np.isfinite(prior_codes(50, 40, seed=0, prior=fit_prior("mixture", z))).all()
 

@@ -1,4 +1,4 @@
-"""What fits on a card, asked for as a user does."""
+"""Which batch sizes fit on a card, asked as a user does."""
 
 import re
 import shlex
@@ -29,7 +29,7 @@ def _fits(project: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def _applied(project: Path, folder: Path, settings: dict) -> Parameters:
-    """The project's parameters with others in place, as `dvc exp run -S` writes them, checked."""
+    """The project's parameters with some changed, as `dvc exp run -S` writes them, and checked."""
     content = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     for key, value in settings.items():
         section, name = key.split(".")
@@ -41,7 +41,7 @@ def _applied(project: Path, folder: Path, settings: dict) -> Parameters:
 
 
 def _commands(text: str) -> list[tuple[dict, tuple[str, ...]]]:
-    """Settings and trained variants of each `dvc exp run` in a report."""
+    """The settings and the trained variants of each `dvc exp run` in a report."""
     found = []
     for line in re.findall(r"dvc exp run.*", text):
         words = shlex.split(line)[3:]
@@ -92,7 +92,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_bad_input_size_is_told_by_the_real_command(project: Path, text: str) -> None:
     done = _fits(project, text)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (f"{text!r} is not a card's memory; give it as 4GiB, 4096MiB or 1.5GB\n")
+    assert done.stderr == f"{text!r} is not an amount of memory; write 4GiB, 4096MiB or 1.5GB\n"
 
 
 @pytest.mark.parametrize("arguments", [(), ("",), ("  ",), ("", "--batch-size", "64")])
@@ -116,7 +116,8 @@ def test_bad_input_batch_that_does_not_split(project: Path, tmp_path: Path) -> N
     done = _fits(project, "4GiB", "--batch-size=30", f"--params={tmp_path}/params.yaml")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "a batch of 30 does not split into train.accumulation_steps 4 equal parts\n"
+        "a batch of 30 images does not divide into 4 equal parts (train.accumulation_steps); "
+        "take a multiple of 4\n"
     )
 
 
@@ -211,7 +212,7 @@ def test_pairs_are_looked_for_when_no_single_change_is_enough(parameters: Parame
 def test_a_batch_that_fits_needs_no_change(project: Path) -> None:
     done = _fits(project, "64", "GiB", "--batch-size=32")
     assert done.returncode == 0
-    assert "Batch 32 fits: dvc exp run" in done.stdout
+    assert "Batch size 32 fits: dvc exp run" in done.stdout
     assert "*" not in done.stdout.replace("* does not fit", "")
 
 

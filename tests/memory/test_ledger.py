@@ -1,6 +1,6 @@
-"""The ledger of a training step's memory: its arithmetic beside Keras', its peak beside a step's.
+"""The ledger of a training step: sizes equal those of Keras' objects, the peak a measured one.
 
-The configurations are those of benchmarks/memory_model.py; fewer of them, to save time.
+The configurations are some of those of benchmarks/memory_model.py; all of them would take too long.
 """
 
 import math
@@ -57,12 +57,12 @@ def _bytes(variables: list[Any]) -> int:
 
 
 def _layers_and_optimizer(name: str) -> str:
-    """What weights, gradients and slots depend on."""
+    """The settings that weights, gradients and slots depend on."""
     given = configuration(name)
     return repr((given.encoder, given.train.optimizer, given.train.precision))
 
 
-# Configurations that differ in the batch alone have the same ones.
+# Configurations that differ only in the batch have the same weights, gradients and slots.
 DIFFERENT = list({_layers_and_optimizer(name): name for name in CONFIGURATIONS}.values())
 
 
@@ -70,7 +70,7 @@ DIFFERENT = list({_layers_and_optimizer(name): name for name in CONFIGURATIONS}.
 def test_weights_gradients_and_slots_are_those_of_keras(name: str) -> None:
     given = configuration(name)
     accounted, vae = ledger(given), _built(given)
-    # Those of the networks; a learned sigma is one number more.
+    # The networks' weights; a learned sigma would be one number more.
     assert accounted.weights == _bytes([*vae.encoder.weights, *vae.decoder.weights])
     assert accounted.gradients == _bytes(vae.trainable_weights)
     optimizer = build_optimizer(given.train, given.train.learning_rate)

@@ -1,4 +1,4 @@
-"""The memory stage, alone and with its report's numbers."""
+"""The memory stage: its outputs, and the numbers in its report."""
 
 import csv
 import subprocess

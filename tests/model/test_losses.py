@@ -1,4 +1,4 @@
-"""The loss terms against formulas written out anew in float64, and against what they stand for."""
+"""The loss terms against separate float64 formulas, and against the quantities they stand for."""
 
 import keras
 import numpy as np
@@ -85,7 +85,7 @@ def test_crossentropy_stays_finite_where_the_sigmoid_saturates() -> None:
 
 
 def test_the_series_fact_is_a_third_of_the_kl_weight(random: np.random.Generator) -> None:
-    """fact as the 2022 series has it: reconstruction averaged over the channels, KL times fact."""
+    """The 2022 series averages the reconstruction over channels and multiplies the KL by fact."""
     images, decoded = random.random((2, 4, 8, 8, 3)).astype("float32")
     mu, log_var = random.standard_normal((2, 4, 6)).astype("float32")
     fact = 5.0
@@ -100,7 +100,7 @@ def test_the_series_fact_is_a_third_of_the_kl_weight(random: np.random.Generator
 
 
 def test_kl_against_sampling(random: np.random.Generator) -> None:
-    """KL = E_q[ln q(z) - ln p(z)], estimated with a million z; no formula shared with ours."""
+    """KL = E_q[ln q(z) - ln p(z)], estimated with a million z: an independent computation."""
     mu, log_var = np.array([0.0, 1.5, -0.3]), np.array([0.0, -2.0, 1.0])
     sigma = np.exp(log_var / 2)
     z = mu + sigma * random.standard_normal((1_000_000, 3))

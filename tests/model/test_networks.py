@@ -1,4 +1,4 @@
-"""The networks: parameter counts to the unit, mirrored shapes, files that open anywhere."""
+"""The networks: exact parameter counts, mirrored shapes, files that open in any process."""
 
 import os
 import subprocess
@@ -89,7 +89,7 @@ def test_decoder_mirrors_the_encoder(filters, kernel_sizes, strides) -> None:
 def test_residual_blocks_weigh_what_the_formula_says(
     inter_dense: int, batch_normalization: bool
 ) -> None:
-    """k k c c' + c' per convolution, 4 c per normalisation, two of which are trained."""
+    """k k c c' + c' weights per convolution; 4 c per normalisation, of which 2 c are trained."""
     filters, latent = [8, 16, 12], 5
     vae = make_vae(
         image_size=32, filters=filters, kernel_sizes=[3, 5, 3], strides=[2, 2, 4],
@@ -115,7 +115,7 @@ def test_residual_blocks_weigh_what_the_formula_says(
 
 
 def test_residual_blocks_add_to_what_they_are_given() -> None:
-    """With a convolution of zeros they are their activation, which changes nothing activated."""
+    """With zero kernels a block is its activation, here ReLU, which keeps what is activated."""
     common: dict[str, Any] = {
         "image_size": 16, "filters": [4, 6], "kernel_sizes": [3, 3], "strides": [2, 2],
         "latent_size": 3, "activation": "relu",
@@ -155,7 +155,7 @@ def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> Non
     [("encoder", {"block": "dense"}), ("loss", {"reconstruction": "mae"})],
 )
 def test_names_that_the_library_does_not_know_are_refused(section: str, change: dict) -> None:
-    """Also where a section was made without the checks of `Parameters`."""
+    """Also in a section that was built without the checks of `Parameters`."""
     known = settings()
     sections: dict[str, Any] = {"encoder": known.encoder, "loss": known.loss}
     sections[section] = sections[section].model_copy(update=change)
@@ -209,7 +209,7 @@ def test_saved_models_open_in_a_fresh_process_in_safe_mode(tmp_path: Path) -> No
     for block in ("plain", "residual"):
         vae = _vae(block)
         for layer in vae.encoder.layers + vae.decoder.layers:
-            if isinstance(layer, FusedBatchNormalization):  # something that is not the default
+            if isinstance(layer, FusedBatchNormalization):  # not the initial value
                 layer.moving_mean.assign(layer.moving_mean + 0.3)
         expected[block] = np.asarray(vae(images)["reconstructions"])
         save_model(vae, tmp_path / f"{block}.keras")
@@ -269,7 +269,7 @@ def test_a_broken_model_file_is_one_sentence(small: VAE, tmp_path: Path) -> None
 
 
 def test_fused_normalisation_is_kerass() -> None:
-    """Outputs, gradients and moving statistics of the portable twin, over three steps."""
+    """Outputs, gradients and moving statistics equal those of Keras' layer, over three steps."""
     theirs = keras.layers.BatchNormalization(momentum=0.9)
     ours = FusedBatchNormalization(momentum=0.9)
     for step in range(3):
@@ -299,7 +299,7 @@ def test_fused_normalisation_is_kerass() -> None:
     ],
 )
 def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: type) -> None:
-    """Outputs and gradients; that of the bias is 0, the plain layer's rounding errors."""
+    """Outputs and gradients are equal; the bias gets 0 where Keras' has rounding errors."""
     inputs = tf.random.stateless_normal((8, 6, 6, 4), seed=(1, 2))
     layers = [layer(5, 3, 2, padding="same", bias_initializer="normal") for layer in (plain, ours)]
     normalization = FusedBatchNormalization()
@@ -335,7 +335,7 @@ def test_lean_leaky_relu_is_kerass(dtype: str) -> None:
 
 
 def test_other_backends_train_and_agree_with_tensorflow(tmp_path: Path) -> None:
-    """JAX is not among the pinned packages: pip install jax, to see this one run."""
+    """Skipped without JAX, which is not among the pinned packages: pip install jax."""
     pytest.importorskip("jax")
     keras.utils.set_random_seed(0)
     vae = make_vae(image_size=16, filters=[4, 8], kernel_sizes=[3, 3], strides=[2, 2], dropout=0.1)

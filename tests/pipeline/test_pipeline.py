@@ -1,4 +1,4 @@
-"""DVC's contract, with real DVC in a clone of the project at a small setting."""
+"""The pipeline under real DVC, in a clone of the project with small settings."""
 
 import fnmatch
 import json
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Study:
-    """A study that has run once, each stage with its reads recorded.
+    """A project whose pipeline has run once; for each stage, its imports and reads are recorded.
 
-    FACEVAE_STUDY may name one: .ci/run has one of a fresh clone.
+    The environment variable FACEVAE_STUDY may name one: .ci/run passes its fresh clone.
     """
     finished = os.environ.get("FACEVAE_STUDY")
     if finished:
@@ -39,7 +39,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Study:
 
 @pytest.fixture
 def fresh(study: Study):
-    """The study as after its first run, and put back so afterwards."""
+    """The study in the state after its first run, which is restored after the test."""
     yield study
     study.back()
 
@@ -91,7 +91,7 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
 def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None:
     """Every module of the project that a stage imports, and every key that it reads, is listed.
 
-    A folder lists all that is in it; something of it is imported.
+    A listed folder covers all modules in it. At least one of them must be imported.
     """
     record = json.loads((study.records / f"{stage}.json").read_text())
     declared = study.lock()[stage]
@@ -100,14 +100,14 @@ def test_pipeline_deps_and_params_are_complete(study: Study, stage: str) -> None
     def listed(module: str, dep: str) -> bool:
         return module == dep or module.startswith(f"{dep}/")
 
-    # A package's __init__.py is empty: a test sees to it.
+    # An __init__.py needs no dep, because it is empty, see tests/test_packages.py.
     modules = [path for path in record["modules"] if not path.endswith("/__init__.py")]
     assert [path for path in modules if not any(listed(path, dep) for dep in code)] == []
     unused = [dep for dep in code if not any(listed(path, dep) for path in modules)]
     assert not unused, "listed, but nothing of it is imported"
     params = declared.get("params", {}).get("params.yaml", {})
     read = record["parameters"]
-    if stage == "compare":  # which lists the whole file
+    if stage == "compare":  # lists the whole of params.yaml
         assert set(read) == {key for key, _ in _keys(params)}
         return
     assert [
@@ -131,7 +131,7 @@ def test_pipeline_loads_tensorflow_where_there_is_a_network(study: Study) -> Non
 
 
 def test_pipeline_fresh_clone_measures_its_own_costs(study: Study, tmp_path: Path) -> None:
-    """What is in git is taken over, what another machine took is not."""
+    """Metrics in git are kept; the costs, which another machine measured, are not."""
     study.git("clone", "--quiet", str(study.folder), str(tmp_path / "clone"))
     clone = Study(tmp_path / "clone")
     tracked = clone.git("ls-files", "metrics").splitlines()
@@ -157,7 +157,7 @@ def _keys(section: dict, prefix: str = ""):
 
 
 def _readme_table(project: Path) -> list[tuple[list[str], set[str]]]:
-    """Of each row of README's table, the patterns of the keys and the stages."""
+    """Each row of README's table: the patterns of the keys, and the stages."""
     readme = (project / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[a-z]+\.[^|]*`) \| ([^|]*) \|$", readme, re.MULTILINE)
     return [
@@ -250,7 +250,7 @@ def test_pipeline_inter_dense_runs_its_eight_stages_and_back_is_cached(fresh: St
     fewer = (16 - 12) * (flattened + 1 + 2 * latent)
     assert changed["metrics/inter_dense.json"]["encoder.params"]["diff"] == -fewer
     assert "metrics/direct.json" not in changed
-    # What this machine takes is compared, too, though it is not in git.
+    # This machine's costs are compared, too, although they are not in git.
     assert "images_per_second" in changed["metrics/inter_dense_cost.json"]
     assert "metrics/direct_cost.json" not in changed
     params = fresh.dvc("params", "diff", "HEAD")
@@ -268,7 +268,7 @@ def test_pipeline_inter_dense_runs_its_eight_stages_and_back_is_cached(fresh: St
 
 
 def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
-    """Of the stages that no other test runs twice."""
+    """Forced runs of those stages that no other test runs twice."""
     before = fresh.lock()
     stages = {f"{stage}@inter_dense" for stage in ("prior", "generate", "evaluate")}
     assert ran(fresh.dvc("repro", "--force", "--single-item", *sorted(stages))) == stages
@@ -276,7 +276,7 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
     for stage in stages:
         for old, new in zip(before[stage]["outs"], after[stage]["outs"], strict=True):
             assert old["path"] == new["path"]
-            if not old["path"].endswith("_cost.json"):  # what the machine took
+            if not old["path"].endswith("_cost.json"):  # depends on the machine
                 assert old["md5"] == new["md5"], old["path"]
 
 
@@ -343,7 +343,7 @@ def test_pipeline_takes_real_images_from_anywhere(fresh: Study) -> None:
 
 
 def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
-    """In copies of the project elsewhere."""
+    """The queue runs experiments in copies of the project in other folders."""
     fresh.dvc("exp", "run", "--queue", "--set-param", "data.limit.test=5,6", "prepare")
     fresh.dvc("queue", "start", "--jobs", "1")
     deadline = time.monotonic() + 300
@@ -356,5 +356,5 @@ def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
         data = experiment["revs"][-1]["data"]
         limit = data["params"]["params.yaml"]["data"]["data"]["limit"]["test"]
         found[limit] = data["metrics"]["metrics/data.json"]["data"]["images"]["test"]
-    assert (found[5], found[6]) == (5, 6)  # other tests' experiments are shown, too
+    assert (found[5], found[6]) == (5, 6)  # the list also has other tests' experiments
     fresh.dvc("exp", "remove", "--all-commits")

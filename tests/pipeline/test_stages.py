@@ -1,4 +1,4 @@
-"""Each stage as its own command: help, a quiet log, and a sentence for a mistake."""
+"""Each stage as a command: its help, a quiet log, and one sentence for a mistake."""
 
 import re
 import subprocess

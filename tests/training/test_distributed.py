@@ -1,4 +1,4 @@
-"""Several devices and several machines: the losses and the model of one, and a clear end."""
+"""Several devices or machines give the losses and model of one, and end with a clear message."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ from facevae.training.loop import train
 
 pytestmark = pytest.mark.slow
 
-# See tests/test_resume.py.
+# See tests/training/test_resume.py.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["facevae.model.saving", "facevae.training.loop"])
 
@@ -39,7 +39,7 @@ def _train(
     network: dict[str, Any],
     settings: dict[str, Any],
 ) -> None:
-    """On so many logical CPU devices of this process, which is one worker of `config`."""
+    """Train on `devices` logical CPU devices of this process, one worker of `config`."""
     if config:
         os.environ["TF_CONFIG"] = json.dumps(config)
     (processor,) = tf.config.list_physical_devices("CPU")
@@ -72,7 +72,7 @@ def _run(
     settings: dict[str, Any] | None = None,
     **network: Any,
 ):
-    """History and weights of a training on so many devices of each worker."""
+    """History and weights of a training on `devices` devices of each of `workers` workers."""
     folder.mkdir()
     configs: list[dict[str, Any]] = [{}]
     if workers > 1:
@@ -173,7 +173,7 @@ def test_distributed_cluster_must_be_tensorflows(
 def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """And one machine ends what two have begun."""
+    """And one machine completes a training that two have begun."""
     encoder = {
         "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2], "latent_size": 4,
         "inter_dense": 8, "batch_normalization": False,

@@ -1,4 +1,4 @@
-"""Exact resume: killed or stopped at any moment, a training ends as if it had never been."""
+"""Exact resume: a training killed or stopped at any moment gives the bytes of one that was not."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ from facevae.training.loop import train
 
 pytestmark = pytest.mark.slow
 
-# Processes that are forked from one that has imported TensorFlow, and done nothing with it.
+# Processes are forked from one that has imported TensorFlow and run nothing.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["facevae.model.saving", "facevae.training.loop"])
 
@@ -42,8 +42,8 @@ def _train(
     precision: str = "float32",
     **changes: Any,
 ) -> None:
-    """As the stage does it, with checkpoints much more often and all that is random switched on."""
-    keras.utils.clear_session()  # names are in the model, too, and count up
+    """Train as the stage does, with frequent checkpoints and every source of randomness."""
+    keras.utils.clear_session()  # layer names, which are saved with a model, count up in a process
     enable_determinism(1)
     vae = make_vae(
         image_size=16, filters=[8, 8], kernel_sizes=[3, 3], strides=[4, 2], latent_size=4,
@@ -90,7 +90,7 @@ def _outcome(folder: Path) -> tuple[bytes, bytes]:
 def uninterrupted(
     shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[float, tuple[bytes, bytes]]:
-    """How long a training takes, and what comes of it."""
+    """The duration of a training in seconds, and the bytes of its model and history."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     process = _start(shards, folder)
     start = _wait_for((folder / "history.csv").exists, process)
@@ -150,7 +150,7 @@ def test_resume_after_a_stop(
 ) -> None:
     _, outcome = uninterrupted
     answers = iter([*[False] * (asked - 1), True])
-    # It is asked after each of six training and of one validation batch an epoch.
+    # It is called after each of six training batches and one validation batch per epoch.
     epoch, step = divmod(asked - 1, 7)
     sentence = f"stopped in epoch {epoch + 1}, after step {min(step + 1, 6)} of 6"
     with pytest.raises(StoppedError, match=sentence):
@@ -176,7 +176,7 @@ def test_resume_with_schedule_clipping_and_early_stopping(
     _train(shards, tmp_path / "whole", **changes)
     epochs = len((tmp_path / "whole" / "history.csv").read_text().splitlines()) - 1
     assert epochs < 8, "it is to stop early"
-    asked = 6 + parts  # in an epoch; batches of validation are those of the parts
+    asked = 6 + parts  # calls per epoch: six training batches, and `parts` validation batches
     answers = iter([*[False] * (asked * (epochs - 1) + 2), True])
     with pytest.raises(StoppedError, match=f"stopped in epoch {epochs}, after step 3 of 6"):
         _train(shards, tmp_path / "stopped", lambda: next(answers), **changes)
@@ -223,7 +223,7 @@ def test_resume_states_are_bounded_in_number(tmp_path: Path) -> None:
         with Checkpoint(tmp_path / "newest") as newest:
             newest.write({"x": np.ones(1)})
         names = {path.name for path in tmp_path.iterdir()}
-    # The oldest is in use; eight are kept beside it.
+    # The oldest is in use; of the others, the newest eight are kept.
     assert names == {"oldest", "newest", *(f"state-{number}" for number in range(5, 12))}
 
 
@@ -262,7 +262,7 @@ def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
 
 
 def test_resume_key_is_the_same_in_every_process(project: Path) -> None:
-    """Files of one name, as every package has them, are in the same order under every hash seed."""
+    """Files with equal names, such as __init__.py, have the same order under every hash seed."""
     code = (
         "import _stage\n"
         "from facevae.training.checkpoints import content_digest\n"
@@ -284,7 +284,7 @@ def test_resume_state_stays_good_when_the_loss_is_not_finite(shards: Path, tmp_p
     enable_determinism(1)
     vae = make_vae(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=4)
     with Checkpoint(tmp_path / "one", seconds=0) as checkpoint, open(os.devnull, "w") as history:
-        # A rate that params.yaml may not have.
+        # A learning rate that params.yaml would refuse.
         settings = train_settings(epochs=1, batch_size=8).model_copy(update={"learning_rate": 1e20})
         with pytest.raises(UserError, match=r"term is (nan|inf) .*in epoch 1, step \d; try"):
             train(vae, Shards(shards), settings, history=history, checkpoint=checkpoint)
@@ -316,7 +316,7 @@ def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -
 
 
 def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
-    """Killed with all its processes, ended by SIGTERM, and gone on with to the end."""
+    """A run is killed with all its processes, resumed, stopped by SIGTERM, and completed."""
     study = Study.new(tmp_path / "study", project)
     params = yaml.safe_load((study.folder / "params.yaml").read_text(encoding="utf-8"))
     params["train"]["epochs"] = 10

@@ -1,4 +1,4 @@
-"""Training: it learns, it repeats to the bit, and Keras' own fit does the same steps."""
+"""Training learns, is bit-reproducible, and takes the same steps as Keras' own fit."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def test_it_learns(shards: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_deterministic_to_the_bit(shards: Path, precision: str) -> None:
-    """With other optimizers and float16: see tests/test_resume.py."""
+    """With other optimizers and float16: see tests/training/test_resume.py."""
     changes: dict[str, Any] = {"dropout": 0.1, "precision": precision}
     first, first_history = _train(shards, **changes)
     second, second_history = _train(shards, **changes)
@@ -94,7 +94,7 @@ def test_lower_precision_learns_the_same(
     losses = [[float(row["loss"]) for row in rows] for rows in (exact, rounded)]
     np.testing.assert_allclose(
         losses[1][-1], losses[0][-1], rtol=0.15
-    )  # float16 leaves its first steps out
+    )  # float16 skips its first steps
     assert losses[0] != losses[1]
 
 
@@ -122,7 +122,7 @@ def test_kl_weight_grows_linearly_and_stays(warmup: int) -> None:
 
 
 def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
-    """One SGD step against gradients written out anew, without normalisation."""
+    """One SGD step against gradients computed separately, without normalisation."""
     enable_determinism(1)
     vae = small_vae(batch_normalization=False)
     batch = next(
@@ -169,7 +169,7 @@ def test_optimizers_are_kerass(lean: keras.Optimizer, plain: keras.Optimizer) ->
 
 
 def test_adafactors_learning_rate_is_what_it_is_given() -> None:
-    """Also where it is large for the number of the step, and a step as long as the paper says."""
+    """Also when it is above 1 / sqrt(step). The size of a step is that of the paper."""
     weight = keras.Variable(np.full((4, 6), 2.0, np.float32))
     optimizer = FactoredAdafactor(0.5)
     for _ in range(6):
@@ -182,7 +182,7 @@ def test_adafactors_learning_rate_is_what_it_is_given() -> None:
 @pytest.mark.parametrize(("name", "slots"), [("adam", 2.0), ("sgd", 1.0), ("adafactor", 0.02)])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_what_an_optimizer_keeps(name: str, slots: float, precision: str) -> None:
-    """Numbers per weight, counted; and it moves what the loss is scaled for, too."""
+    """Counts numbers per weight. The optimizer also works with a scaled loss."""
     weights = keras.Variable(np.ones((200, 300), np.float32))
     optimizer = build_optimizer(train_settings(optimizer=name, precision=precision), 0.01)
     optimizer.build([weights])
@@ -204,7 +204,7 @@ def test_each_optimizer_learns(
 
 
 def _one_step(shards: Path, precision: str, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Terms and gradients of a step with 24 images, without what depends on others of a batch."""
+    """Terms and gradients of a step with 24 images, without layers that mix images of a batch."""
     enable_determinism(1)
     dataset = training_batches(Shards(shards), batch_size=24, latent_size=4, seed=1, epoch=0)
     batch = next(iter(dataset))
@@ -269,7 +269,7 @@ def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path)
 def test_rematerialised_steps_are_the_same(
     shards: Path, network: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    """Terms, and then weights, averages of normalisation and seeds of dropout, over three steps."""
+    """Loss terms, weights, averages of normalisation and seeds of dropout, over three steps."""
     dataset = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
     results = []
     for rematerialization in (False, True):
@@ -340,7 +340,7 @@ def test_early_stopping_keeps_the_best_weights(shards: Path) -> None:
 
 
 def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:
-    # Without normalisation: a bias in front of it has gradient 0, and Adam makes steps of rounding.
+    # Without normalisation: in front of it, Keras' biases would take steps of rounding errors.
     enable_determinism(1)
     ours = small_vae(batch_normalization=False)
     _train(shards, ours, epochs=1)
@@ -401,7 +401,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(shards: Path) -> None:
 
 
 def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Path) -> None:
-    """As batch normalisation's statistics: its moving average is what is used afterwards."""
+    """As with the statistics of batch normalisation, the moving average is used afterwards."""
     vae, history = _train(shards, small_vae(reconstruction="gaussian", kl_weight=1.0), epochs=30)
     assert float(history[-1]["loss"]) < float(history[0]["loss"])
     save_model(vae, tmp_path / "vae.keras")
@@ -417,7 +417,7 @@ def test_learned_sigma_follows_the_error_and_is_kept(shards: Path, tmp_path: Pat
     error = np.square(test - outputs["reconstructions"]).sum((1, 2, 3)).mean()
     expected = error / (2 * sigma**2) + pixels * (np.log(sigma) + 0.5 * np.log(2 * np.pi))
     assert float(vae.loss_terms(test, outputs)[0]) == pytest.approx(expected, rel=1e-4)
-    assert decoder_sigma(vae) == sigma  # looking does not move it
+    assert decoder_sigma(vae) == sigma  # evaluating does not change it
 
 
 def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:

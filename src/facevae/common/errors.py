@@ -1,8 +1,8 @@
-"""The exceptions that a user is meant to read."""
+"""Exceptions whose messages are written for the user."""
 
 
 class UserError(Exception):
-    """Something that the user can put right; the message says what is wrong, where, and what to do.
+    """A mistake that the user can correct; the message says what is wrong, where, and what to do.
 
     A message may have several lines, one per mistake. Stages print it without a traceback and
     exit with status 2.
@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class StoppedError(Exception):
-    """Work stopped because it was asked to, and can be gone on with; the message says where."""
+    """Work stopped on request and can be resumed; the message says where it stopped."""

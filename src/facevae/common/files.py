@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writing files and folders whole or not at all, by one process at a time."""
 
 import contextlib
 import json
@@ -16,21 +16,21 @@ from facevae.common.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success rename what was written there to `path`.
+    """Yield a temporary path beside `path`; on success, rename what was written there to `path`.
 
-    Works for a file or for a folder (the body creates whichever it wants). If the body raises,
-    the temporary is removed and `path` stays as it was. A folder that stands at `path` is
-    replaced.
+    The body may create a file or a folder. If it raises, the temporary path is removed and `path`
+    stays as it was. A file at `path` is replaced by a file, a folder by a folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=_workshop_prefix(path), dir=path.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=_scratch_prefix(path), dir=path.parent))
     try:
-        temporary = workshop / path.name
+        temporary = scratch / path.name
         yield temporary
         if temporary.is_dir() and path.exists():
-            # A folder cannot be renamed onto another one; should the second step fail, go back.
-            replaced = workshop / "replaced"
+            # A folder cannot replace an existing one in one rename. If the second of two fails,
+            # undo the first.
+            replaced = scratch / "replaced"
             os.replace(path, replaced)
             try:
                 os.replace(temporary, path)
@@ -40,17 +40,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def exclusive_writer(path: Path) -> Iterator[None]:
-    """Be the only process that writes `path`, and remove what killed ones have left beside it.
+    """Lock `path` for writing, and delete what killed processes left half-written beside it.
 
-    The lock is a file `.<name>.lock` beside `path`; the system gives it up when a process dies.
+    The lock is a file `.<name>.lock` beside `path`; the system releases it when a process ends.
 
     Raises:
-        UserError: another process is at it.
+        UserError: another process holds the lock.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,15 +59,15 @@ def exclusive_writer(path: Path) -> Iterator[None]:
         held = lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"{path}: another run is writing it at this moment; wait for it, or stop it first"
+            f"{path}: another run is writing it at this moment; wait until it ends, or stop it"
         ) from None
     with held:
-        for left in path.parent.glob(f"{_workshop_prefix(path)}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in path.parent.glob(f"{_scratch_prefix(path)}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 
-def _workshop_prefix(path: Path) -> str:
+def _scratch_prefix(path: Path) -> str:
     return f".{path.name}.tmp-"
 
 

@@ -1,7 +1,7 @@
-"""Everything a user can set: read once from params.yaml, checked whole, handed on read-only.
+"""The parameters of params.yaml: read once, checked completely, read-only afterwards.
 
-params.yaml holds each setting's default and says what it means. Neither stands here or in the rest
-of the library, whose classes and functions take the sections below.
+params.yaml holds the default of every key and says what the key means. The library repeats neither;
+its classes and functions take the sections defined here.
 """
 
 import sys
@@ -118,7 +118,7 @@ class Parameters(_Section):
     evaluate: Evaluate
 
     def variant(self, name: str) -> "Parameters":
-        """The settings of one variant.
+        """The parameters of one variant.
 
         Args:
             name: "inter_dense", or "direct", whose `encoder.inter_dense` is 0.
@@ -134,14 +134,15 @@ class Parameters(_Section):
         return self.model_copy(update={"encoder": encoder})
 
     def with_changes(self, changes: Mapping[str, Any]) -> "Parameters":
-        """These settings with some changed, checked as those of params.yaml are.
+        """A copy with some values changed, checked in the same way as params.yaml.
 
         Args:
-            changes: new values by full name, such as {"train.batch_size": 128}. An
-                "encoder.inter_dense" of 0 is the variant direct.
+            changes: new values by full name, such as {"train.batch_size": 128}. Unlike in
+                params.yaml, "encoder.inter_dense" may be 0, which is the variant direct.
 
         Raises:
-            UserError: a line per mistake, with the key's full name.
+            UserError: a name is unknown or a value is not allowed. One line per mistake, with the
+                key's full name.
         """
         content = _content(self)
         unknown = []
@@ -169,7 +170,15 @@ def _content(section: BaseModel) -> dict[str, Any]:
 def shape_mistakes(
     image_size: int, filters: Sequence[int], kernel_sizes: Sequence[int], strides: Sequence[int]
 ) -> list[str]:
-    """Why such an Encoder, or the Decoder that mirrors it, cannot be built: a line per reason."""
+    """Reasons why an Encoder, or the Decoder that mirrors it, cannot be built with this shape.
+
+    Args:
+        image_size: pixels per side.
+        filters, kernel_sizes, strides: one entry per conv layer.
+
+    Returns:
+        One line per reason; empty if both can be built.
+    """
     layers = len(filters)
     mistakes = [
         f"encoder.{name}: has {len(entries)} entries and encoder.filters has {layers}; "
@@ -199,7 +208,11 @@ _SHAPE = (
 
 
 def batch_mistakes(batch_size: int, accumulation_steps: int) -> list[str]:
-    """Why a batch cannot be divided into so many equal parts: one line, or none."""
+    """The reason why a batch does not divide into `accumulation_steps` equal parts.
+
+    Returns:
+        One line, or an empty list if the batch divides.
+    """
     if batch_size % accumulation_steps == 0:
         return []
     return [
@@ -222,7 +235,7 @@ def _mistake(error: Any) -> str:
 
 
 def _check(content: dict[str, Any]) -> tuple[Parameters | None, list[str]]:
-    """The parameters that some content makes, None if it makes none, and its mistakes."""
+    """The parameters read from `content` (None if a value is not allowed), and all mistakes."""
     parameters, errors = None, []
     try:
         parameters = Parameters.model_validate(content)
@@ -268,7 +281,7 @@ def load_parameters(path: str | Path = "params.yaml") -> Parameters:
     if parameters is not None and parameters.encoder.inter_dense == 0:
         mistakes.append(
             "encoder.inter_dense: must be greater than or equal to 1, not 0; the variant direct "
-            "has no such layer"
+            "is the one without the extra layer"
         )
     if mistakes or parameters is None:
         raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))

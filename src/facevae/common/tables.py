@@ -1,4 +1,4 @@
-"""Rows as CSV and as Markdown."""
+"""Tables as CSV and as Markdown."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """CSV of rows, below a line with the columns' names.
+    """CSV text: a line with the names of the columns, then one line per row.
 
     Args:
         rows: at least one; None becomes an empty cell.
@@ -29,10 +29,10 @@ def rows_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
 def markdown_table(
     rows: Sequence[Sequence[str]], headers: Sequence[str], align: Sequence[str] | None = None
 ) -> str:
-    """A Markdown table as on GitHub. A bar in a cell is escaped.
+    """A table in GitHub's Markdown. A vertical bar in a cell is escaped.
 
     Args:
-        rows: cells, as many in each row as there are headers.
+        rows: the cells; each row has one per header.
         align: "left" or "right" per column. None: left for the first column, right for the others.
     """
 
@@ -43,6 +43,6 @@ def markdown_table(
         [escaped(row) for row in rows],
         escaped(headers),
         tablefmt="pipe",
-        disable_numparse=True,  # numbers stay as they were formatted
+        disable_numparse=True,  # keep numbers as the caller formatted them
         colalign=align or ["left", *["right"] * (len(headers) - 1)],
     )

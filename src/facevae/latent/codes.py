@@ -1,4 +1,4 @@
-"""Where a trained Encoder puts images in z, beside N(0, I), from which samples are drawn."""
+"""Latent codes of images: means and samples of q(z|x), and their statistics beside N(0, I)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,12 +11,19 @@ from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
 
 _BINS_PER_UNIT = 4
-_MAX_BINS = 200  # for a training without a KL term, whose z may lie anywhere
-_MIN_EXTENT = 5  # of z, on both sides of 0; of N(0, 1), one in two million is beyond
+_MAX_BINS = 200  # reached without a KL term, when codes may be far from 0
+_MIN_EXTENT = 5  # histograms of z span at least -5 to 5: all but one in two million of N(0, 1)
 
 
 def encode_dataset(vae: VAE, batches: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """mu and log_var, each (images, latent) float32, of batches (batch, size, size, 3)."""
+    """Encode batches of images.
+
+    Args:
+        batches: each (batch, size, size, 3) in [0, 1].
+
+    Returns:
+        mu and log_var of q(z|x), each (images, latent) float32.
+    """
     encoded = [vae.encode(batch) for batch in batches]
     mu, log_var = (
         np.concatenate([keras.ops.convert_to_numpy(each) for each in part]).astype(np.float32)
@@ -26,27 +33,35 @@ def encode_dataset(vae: VAE, batches: Iterable[Any]) -> tuple[np.ndarray, np.nda
 
 
 def attribute_directions(mu: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean mu of the images with an attribute less that of those without, of each attribute.
+    """For each attribute: the mean mu of images with it, minus the mean mu of images without it.
 
-    Larsen et al. 2016, arXiv 1512.09300; White 2016, arXiv 1609.04468, who balances the images for
-    attributes that go together, which this does not: what comes with smiling in the data comes
-    with its direction, too.
+    Larsen et al. 2016, arXiv 1512.09300. White 2016, arXiv 1609.04468, also balances the images for
+    correlated attributes. This function does not: whatever is correlated with smiling in the data
+    is part of the direction of smiling.
 
     Args:
         mu: (images, latent).
-        labels: (images, attributes) bool; each attribute holds for some of them, and not for all.
+        labels: (images, attributes) bool; every column holds both values.
 
     Returns:
         (attributes, latent) float32.
     """
     with_it = labels.T.astype(np.float64)
     without = 1.0 - with_it
-    means = [(some @ mu) / some.sum(axis=1, keepdims=True) for some in (with_it, without)]
+    means = [(chosen @ mu) / chosen.sum(axis=1, keepdims=True) for chosen in (with_it, without)]
     return (means[0] - means[1]).astype(np.float32)
 
 
 def sample_posterior(mu: np.ndarray, log_var: np.ndarray, seed: int) -> np.ndarray:
-    """One z per image, (images, latent) float32: mu + sigma * noise, the noise from the seed."""
+    """Draw one z per image from q(z|x): mu + sigma * epsilon.
+
+    Args:
+        mu, log_var: (images, latent).
+        seed: of epsilon.
+
+    Returns:
+        (images, latent) float32.
+    """
     noise = np.random.default_rng(seed).standard_normal(mu.shape, dtype=np.float32)
     return mu + np.exp(0.5 * log_var) * noise
 
@@ -58,8 +73,9 @@ def unit_rows(mu: np.ndarray, log_var: np.ndarray) -> list[dict[str, Any]]:
         mu, log_var: (images, latent).
 
     Returns:
-        One row per unit: its number from 0; mean and standard deviation of mu; mean of sigma; mean
-        of KL(q(z|x) || N(0, 1)), nats; and its rank by that KL, from 1, the largest.
+        One row per unit: `unit`, its number from 0; `mu_mean` and `mu_std`, mean and standard
+        deviation of mu; `sigma_mean`, mean of sigma; `kl`, mean of KL(q(z|x) || N(0, 1)), nats; and
+        `kl_rank`, its rank by that KL, 1 for the largest.
     """
     kl = keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).mean(axis=0, dtype=np.float64)
     rank = np.empty(kl.size, int)
@@ -81,19 +97,23 @@ def unit_rows(mu: np.ndarray, log_var: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _edges(lowest: int, highest: int) -> np.ndarray:
-    """Bins of one width that span a range; most often those of other models, too."""
+    """Edges of bins of equal width. Since the limits are whole, most models share their bins."""
     count = min(_BINS_PER_UNIT * (highest - lowest), _MAX_BINS)
     return np.linspace(lowest, highest, count + 1)
 
 
 def z_rows(z: np.ndarray) -> list[dict[str, float]]:
-    """Histograms of z (images, latent): over all units together, and of each.
+    """Histograms of latent codes: of all latent units together, and of each unit.
+
+    Args:
+        z: (images, latent).
 
     Returns:
-        One row per bin: its middle `z`; the density of N(0, 1) there, `normal_density`; that of
-        all units together, `density`; and of each, `unit_0` and so on. The bins span all values.
+        One row per bin: `z`, its middle; `normal_density`, the density of N(0, 1) there; `density`,
+        that of all units together; `unit_0`, `unit_1` and so on, that of each unit. The bins span
+        all values.
     """
-    from scipy import stats  # here, for it takes a second
+    from scipy import stats  # imported here because it takes a second
 
     extent = max(_MIN_EXTENT, math.ceil(np.abs(z).max()))
     edges = _edges(-extent, extent)
@@ -109,18 +129,21 @@ def z_rows(z: np.ndarray) -> list[dict[str, float]]:
 
 
 def radius_rows(z: np.ndarray) -> list[dict[str, float]]:
-    """A histogram of the distances |z| from the origin, z (images, latent).
+    """A histogram of the distances |z| of latent codes from the origin.
+
+    Args:
+        z: (images, latent).
 
     Returns:
-        One row per bin: its middle `radius`; the density of the images there, `density`; and that
-        of N(0, I), `chi_density`. The bins span all images, and N(0, I) but for some 10 in a
-        million of its points.
+        One row per bin: `radius`, its middle; `density`, the density of the codes there; and
+        `chi_density`, that of N(0, I): the chi distribution with `latent` degrees of freedom. The
+        bins span all codes, and N(0, I) except for about 10 in a million of its points.
     """
     from scipy import stats
 
     dimension = z.shape[1]
     radii = np.sqrt(np.square(z.astype(np.float64)).sum(axis=1))
-    # The chi distribution has a standard deviation of at most 0.71 about this, nearly its mean.
+    # Close to the mean of the chi distribution, whose standard deviation is at most 0.71.
     centre = math.sqrt(dimension - 0.5)
     lowest = max(0, math.floor(min(radii.min(), centre - 3)))
     highest = math.ceil(max(radii.max(), centre + 3))

@@ -1,4 +1,4 @@
-"""The pictures and tables that show what a trained VAE does, from its latent codes."""
+"""Pictures that a trained VAE decodes, and tables of its latent codes."""
 
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from facevae.model.vae import VAE
 from facevae.plotting.grids import save_grid
 from facevae.shards.batches import Shards, images, load_images
 
-_BATCH_SIZE = 64  # little memory; larger ones are hardly faster
-_LABELLED_BATCHES = 313  # the mean over about 20,000 training images is as good as that over all
-# Of the way from faces without an attribute to those with it: by eye, one step leaves small things
-# such as bangs or a goatee faint, and three wash a face out.
-_STEPS = 2
+_BATCH_SIZE = 64  # takes little memory; larger batches are hardly faster
+_LABELLED_BATCHES = 313  # a mean over about 20,000 training images is as good as over all of them
+# Directions of attributes are multiplied by this. Judged by eye: 1 leaves small features such as
+# bangs or a goatee faint, 3 washes the face out.
+_DIRECTION_FACTOR = 2
 
 
 def _pairs(settings: Generate) -> int:
@@ -44,18 +44,23 @@ def _names(settings: Generate, shards: Shards) -> list[str]:
 
 
 def _labels(settings: Generate, shards: Shards) -> np.ndarray:
-    """Labels of the training images that directions are made from, (images, attributes) bool."""
+    """Labels of the training images that give the directions, (images, attributes) bool."""
     columns = [shards.attributes.index(name) for name in _names(settings, shards)]
     return shards.labels("train")[: _LABELLED_BATCHES * _BATCH_SIZE, columns]
 
 
 def check_request(settings: Generate, shards: Shards) -> None:
-    """Raise a UserError if the data cannot fill the pictures that the settings ask for."""
+    """Check that the data suffices for the pictures that the settings ask for.
+
+    Raises:
+        UserError: there are too few images in the test split, an attribute is unknown, or all or
+            none of the training images have it.
+    """
     needed = _held_out_images(settings)
     if shards.counts["test"] < needed:
         raise UserError(
             f"generate.rows, generate.columns: {settings.rows} x {settings.columns} needs {needed} "
-            f"held-out images, and the test split has {shards.counts['test']}; ask for fewer"
+            f"held-out images, and the test split has {shards.counts['test']}; use smaller numbers"
         )
     names = _names(settings, shards)
     unknown = [name for name in names if name not in shards.attributes]
@@ -74,21 +79,23 @@ def check_request(settings: Generate, shards: Shards) -> None:
 
 
 def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, folder: Path) -> None:
-    """Write samples.png, reconstructions.png, interpolation.png and attributes.png.
+    """Write four grids of images into a folder.
 
-    Samples are decoded from latent codes drawn from the prior. The others show faces of the test
-    split: below their originals; the steps from one face to another; and with the directions of
-    attributes added, a column each.
+    samples.png: decoded from latent codes that are drawn from the prior. The other grids show faces
+    of the test split. reconstructions.png: rows of originals, each with a row of reconstructions
+    below it. interpolation.png: a row per pair of faces, with steps from one to the other.
+    attributes.png: a row per face: the original, its reconstruction, and a column per attribute
+    whose direction is added.
     """
     rows, columns, pairs = settings.rows, settings.columns, _pairs(settings)
     held_out = load_images(shards, "test", _held_out_images(settings))
     names = _names(settings, shards)
-    directions = np.zeros((1, vae.latent_size), np.float32)  # the reconstruction's
+    directions = np.zeros((1, vae.latent_size), np.float32)  # nothing added: the reconstruction
     if names:
         batches = images(shards, "train", _BATCH_SIZE).take(_LABELLED_BATCHES)
         mu, _ = encode_dataset(vae, batches)
         of_attributes = attribute_directions(mu, _labels(settings, shards))
-        directions = np.concatenate([directions, _STEPS * of_attributes])
+        directions = np.concatenate([directions, _DIRECTION_FACTOR * of_attributes])
 
     made = samples(vae, rows * columns, settings.seed, prior)
     save_grid(made, columns, folder / "samples.png")
@@ -113,10 +120,10 @@ def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, fo
 
 
 def save_tables(vae: VAE, shards: Shards, seed: int, folder: Path) -> None:
-    """Write latents.csv, z_histograms.csv and radii.csv: where the test split's codes lie.
+    """Write latents.csv, z_histograms.csv and radii.csv: statistics of the test split's codes.
 
     Args:
-        seed: of the one z that is drawn for each image.
+        seed: of the z that is drawn for each image.
     """
     mu, log_var = encode_dataset(vae, images(shards, "test", _BATCH_SIZE))
     z = sample_posterior(mu, log_var, seed)

@@ -1,4 +1,4 @@
-"""What a trained VAE shows: samples, reconstructions, interpolations, attributes."""
+"""Images that a trained VAE decodes: samples, reconstructions, interpolations, attributes."""
 
 import keras
 import numpy as np
@@ -8,14 +8,18 @@ from facevae.model.vae import VAE
 
 
 def prior_codes(count: int, latent_size: int, seed: int, prior: Prior | None = None) -> np.ndarray:
-    """`count` z-points from a prior, (count, latent_size) float32.
+    """Draw latent codes from a prior.
 
     Args:
-        seed: of the points of N(0, I), alike for all priors, and of the choice of components.
-        prior: where those points are carried to; None: they stay.
+        seed: of the draws from N(0, I), which are the same for all priors, and of the choice of
+            mixture components.
+        prior: transforms the draws; None: N(0, I).
+
+    Returns:
+        (count, latent_size) float32.
     """
-    points = np.random.default_rng(seed).standard_normal((count, latent_size), dtype=np.float32)
-    return points if prior is None else prior.transform_standard_normal(points, seed)
+    codes = np.random.default_rng(seed).standard_normal((count, latent_size), dtype=np.float32)
+    return codes if prior is None else prior.transform_standard_normal(codes, seed)
 
 
 def samples(vae: VAE, count: int, seed: int, prior: Prior | None = None) -> np.ndarray:
@@ -31,15 +35,15 @@ def samples(vae: VAE, count: int, seed: int, prior: Prior | None = None) -> np.n
 
 
 def reconstructions(vae: VAE, originals: np.ndarray) -> np.ndarray:
-    """Images (count, size, size, 3) through the mean of their codes and back."""
+    """Encode images (count, size, size, 3), and decode the means of q(z|x) to the same shape."""
     return _decoded(vae, _codes(vae, originals))
 
 
 def interpolations(vae: VAE, first: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
-    """Straight lines in z between the codes of two lists of images.
+    """Images decoded along straight lines in latent space, between the codes of pairs of images.
 
     Args:
-        first, last: (rows, size, size, 3).
+        first, last: the images at both ends, (rows, size, size, 3) in [0, 1].
         steps: images per line, both ends included.
 
     Returns:
@@ -47,23 +51,23 @@ def interpolations(vae: VAE, first: np.ndarray, last: np.ndarray, steps: int) ->
     """
     start, end = _codes(vae, first)[:, None], _codes(vae, last)[:, None]
     share = np.linspace(0.0, 1.0, steps, dtype=np.float32)[None, :, None]
-    points = start * (1.0 - share) + end * share
-    return _decoded(vae, points.reshape(-1, vae.latent_size))
+    codes = start * (1.0 - share) + end * share
+    return _decoded(vae, codes.reshape(-1, vae.latent_size))
 
 
 def with_directions(vae: VAE, originals: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Images decoded from their codes, each plus every one of some directions in z.
+    """Images decoded from the code of each image plus each direction.
 
     Args:
-        originals: (rows, size, size, 3).
-        directions: (columns, latent).
+        originals: (rows, size, size, 3) in [0, 1].
+        directions: in latent space, (columns, latent).
 
     Returns:
-        (rows, columns, size, size, 3).
+        (rows, columns, size, size, 3) in [0, 1].
     """
-    points = _codes(vae, originals)[:, None] + directions
-    decoded = _decoded(vae, points.reshape(-1, vae.latent_size))
-    return decoded.reshape(*points.shape[:2], *originals.shape[1:])
+    codes = _codes(vae, originals)[:, None] + directions
+    decoded = _decoded(vae, codes.reshape(-1, vae.latent_size))
+    return decoded.reshape(*codes.shape[:2], *originals.shape[1:])
 
 
 def _codes(vae: VAE, images: np.ndarray) -> np.ndarray:
@@ -71,5 +75,5 @@ def _codes(vae: VAE, images: np.ndarray) -> np.ndarray:
     return keras.ops.convert_to_numpy(mu)
 
 
-def _decoded(vae: VAE, points: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(vae.decoder(points, training=False))
+def _decoded(vae: VAE, codes: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(vae.decoder(codes, training=False))

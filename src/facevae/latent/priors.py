@@ -1,12 +1,13 @@
-"""Where z-points of samples come from: N(0, I), or a density fitted to the codes of a trained VAE.
+"""Priors that latent codes of samples are drawn from: N(0, I), or a density fitted after training.
 
-A VAE's codes of all images together need not lie as N(0, I) does, and what the Decoder makes of
-points between them is no face. A Gaussian or a mixture of ten, fitted to the codes after training,
-keeps to where they lie (Ghosh et al. 2020, arXiv 1903.12436, section 4).
+The latent codes of all images together need not be distributed as N(0, I), and the Decoder makes no
+faces of codes in regions where there are none. A Gaussian, or a mixture of ten, that is fitted to
+the codes of a trained VAE stays where the codes are: ex-post density estimation (Ghosh et al. 2020,
+arXiv 1903.12436, section 4).
 
-Every prior has one form, a mixture of k Gaussians: z = mean + factor @ epsilon, epsilon from
-N(0, I), with the lower Cholesky factor of the component's covariance. N(0, I) has one component,
-of mean 0 and factor I.
+All priors have the same form, a mixture of k Gaussians. A component gives z = mean + factor @
+epsilon, where epsilon is drawn from N(0, I) and factor is the lower Cholesky factor of the
+component's covariance. N(0, I) has one component, with mean 0 and factor I.
 """
 
 import warnings
@@ -22,14 +23,14 @@ from facevae.latent.codes import encode_dataset, sample_posterior
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images
 
-MAX_CODES = 20_000  # that are fitted to
+MAX_CODES = 20_000  # used for a fit
 _COMPONENTS = {"gaussian": 1, "mixture": 10}
 _CODES_PER_COMPONENT = 10  # at least
-# Of the codes' mean variance, added to each unit's in every component: of a component that is left
-# with fewer codes than there are units, the covariance is singular without.
+# This share of the codes' mean variance is added to the diagonal of every covariance. Without it a
+# component with fewer codes than latent units would have a singular covariance.
 _REGULARIZATION = 0.01
 _SEED = 0
-_BATCH_SIZE = 64  # little memory; larger ones are hardly faster
+_BATCH_SIZE = 64  # takes little memory; larger batches are hardly faster
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Prior:
     """A mixture of k Gaussians over z.
 
     Attributes:
-        weights: (k,) float32, of sum 1, the largest first.
+        weights: (k,) float32, with sum 1, the largest first.
         means: (k, latent) float32.
         factors: (k, latent, latent) float32, the covariances' lower Cholesky factors.
     """
@@ -47,24 +48,31 @@ class Prior:
     factors: np.ndarray
 
     def transform_standard_normal(self, points: np.ndarray, seed: int) -> np.ndarray:
-        """Points (count, latent) of N(0, I), carried to this prior: float32 of the same shape.
+        """Transform draws from N(0, I) into draws from this prior.
 
-        Which component a point goes to is drawn from the seed: the same point of (0, 1) for each,
-        whatever the prior, looked up in the cumulated weights.
+        The component of each draw is chosen by a uniform random number, which is looked up in the
+        cumulative weights. These numbers depend on the seed alone, not on the prior.
+
+        Args:
+            points: draws from N(0, I), (count, latent) float32.
+            seed: of the choice of components.
+
+        Returns:
+            (count, latent) float32.
         """
-        # Another stream than that of the points, which are drawn from the seed itself.
+        # Not the stream of `seed` itself, from which `prior_codes` draws the points.
         chances = np.random.default_rng((seed, 1)).random(len(points))
         chosen = np.searchsorted(np.cumsum(self.weights.astype(np.float64)), chances, "right")
-        chosen = np.minimum(chosen, len(self.weights) - 1)  # the sum is 1 but for rounding
-        carried = np.empty_like(points)
+        chosen = np.minimum(chosen, len(self.weights) - 1)  # the sum may be below 1 by rounding
+        codes = np.empty_like(points)
         for component, (mean, factor) in enumerate(zip(self.means, self.factors, strict=True)):
             own = chosen == component
-            carried[own] = mean + points[own] @ factor.T
-        return carried
+            codes[own] = mean + points[own] @ factor.T
+        return codes
 
 
 def normal_prior(latent_size: int) -> Prior:
-    """N(0, I): points stay where they are."""
+    """N(0, I): `transform_standard_normal` returns the points themselves."""
     return Prior(
         np.ones(1, np.float32),
         np.zeros((1, latent_size), np.float32),
@@ -73,12 +81,13 @@ def normal_prior(latent_size: int) -> Prior:
 
 
 def fit_prior(kind: str, z: np.ndarray) -> Prior:
-    """Fit a prior to codes, by scikit-learn's `GaussianMixture`; the same codes give the same bits.
+    """Fit a prior to latent codes with scikit-learn's `GaussianMixture`.
 
-    The covariances are full, with 0.01 of the codes' mean variance added to their diagonals.
+    The covariances are full, with 0.01 of the codes' mean variance added to their diagonals. The
+    same codes give the same bits.
 
     Args:
-        kind: "gaussian", or "mixture" of 10 components.
+        kind: "gaussian", or "mixture" with 10 components.
         z: (images, latent), one code per image, drawn from q(z|x).
 
     Raises:
@@ -88,10 +97,10 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
     needed = components * _CODES_PER_COMPONENT
     if len(z) < needed:
         raise UserError(
-            f"generate.prior: a {kind} is fitted to at least {needed} training images, and there "
+            f"generate.prior: a {kind} needs at least {needed} training images, and there "
             f"are {len(z)}; take normal{', or gaussian' if components > 1 else ''}"
         )
-    # Here, for it takes a second, and most who draw samples fit nothing.
+    # Imported here because it takes a second, and drawing samples does not need it.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
@@ -100,9 +109,9 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
     mixture = GaussianMixture(
         components, reg_covar=_REGULARIZATION * z.var(axis=0).mean(), random_state=_SEED
     )
-    # Several threads add up in any order.
+    # With several threads the order of additions would vary, and with it the result.
     with threadpool_limits(1), warnings.catch_warnings():
-        # A mixture that could still gain a little is as good to draw from.
+        # A mixture that is not fully converged is as good to draw samples from.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(z)
     order = np.argsort(-mixture.weights_, kind="stable")
@@ -111,13 +120,13 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
 
 
 def prior_of_dataset(kind: str, vae: VAE, shards: Shards) -> Prior:
-    """The prior of a kind for the codes of the first 20,000 training images, one z drawn for each.
+    """The prior for a trained VAE, fitted to one z for each of the first 20,000 training images.
 
     Args:
-        kind: "normal", which needs no codes, or one of `fit_prior`.
+        kind: "normal", which needs no images, or a kind of `fit_prior`.
 
     Raises:
-        UserError: too few images.
+        UserError: as `fit_prior`.
     """
     if kind == "normal":
         return normal_prior(vae.latent_size)
@@ -127,16 +136,16 @@ def prior_of_dataset(kind: str, vae: VAE, shards: Shards) -> Prior:
 
 
 def save_prior(prior: Prior, path: Path) -> None:
-    """Write a .npz file with weights, means and factors."""
+    """Write a .npz file with the arrays `weights`, `means` and `factors`."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, weights=prior.weights, means=prior.means, factors=prior.factors)
 
 
 def load_prior(path: str | Path) -> Prior:
-    """Read a file of `save_prior`.
+    """Read a file that `save_prior` wrote.
 
     Raises:
-        UserError: there is no such file, or it is none of those.
+        UserError: there is no such file, or it is not a prior or is damaged.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -144,4 +153,4 @@ def load_prior(path: str | Path) -> Prior:
     except FileNotFoundError:
         raise UserError(f"{path}: no such prior; fit it first: dvc repro") from None
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{path}: is not a whole prior; fit it again") from None
+        raise UserError(f"{path}: is not a whole prior; fit it again: dvc repro") from None

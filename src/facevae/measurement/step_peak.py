@@ -1,17 +1,17 @@
-"""The memory that training steps take, each measured in a process of its own.
+"""Measures the peak memory of training steps, each in a process of its own.
 
-Measured is what TensorFlow takes for weights, optimizer slots, the batch and all tensors of the
-step at its peak: on a GPU by the count of its allocator, else by what the process grows by. For the
-latter each tensor is made to come from the system and to go back at once (`_ENVIRONMENT`), for
-TensorFlow's own arena on the CPU keeps what it has once held, and rounds up.
+The result counts weights, optimizer slots, the batch, and all tensors of the step at its peak. On a
+GPU, TensorFlow's allocator reports it. On a CPU, it is the growth of the process. There, every
+tensor is allocated from the system and returned at once (`_ENVIRONMENT`), because TensorFlow's own
+arena keeps memory that it has used once, and rounds up.
 
-A first training step of a network also takes memory that has nothing to do with the network's size:
-Python's objects, the graph, compiled kernels. So two small networks of the same layers are trained
-first: one so that all code is loaded, the other to see what such a network takes whatever its size,
-which is left out of the result.
+The first training step of a network also takes memory that does not depend on the network's size:
+Python's objects, the graph, compiled kernels. Two small networks with the same layers are therefore
+trained first. The first one loads all code. The second one shows how much such a network takes
+whatever its size, and this amount is subtracted from the result.
 
-Two kernels run at a time. Which of them ends first, and so how long tensors wait, varies, and more
-so on a busy machine: hence the median of several steps.
+Two kernels run at a time. Which of them ends first varies, more so on a busy machine, and with it
+how long tensors stay in memory. The result is therefore the median of several steps.
 """
 
 import gc
@@ -25,10 +25,11 @@ from pathlib import Path
 
 from facevae.common.parameters import CHANNELS, Parameters
 
-# oneDNN's allocator hands requests through to the C library, and that (glibc) takes everything from
-# 64 KiB on from the system for itself and gives it back when it is freed.
+# oneDNN's allocator passes requests to the C library (glibc), which allocates every block of 64 KiB
+# or more from the system separately, and returns it when it is freed.
 _ENVIRONMENT = {
-    # Where TensorFlow leaves oneDNN off, Eigen's kernels take up to 15 MiB more than is estimated.
+    # Without oneDNN, which TensorFlow switches off on some CPUs, Eigen's kernels take up to 15 MiB
+    # more than the estimate.
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_NUM_INTEROP_THREADS": "2",
     "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
@@ -41,15 +42,21 @@ _STEPS = 3
 
 
 def measure_peaks(settings: Sequence[Parameters], *, own_allocator: bool = False) -> Iterator[int]:
-    """Bytes that the networks and a training step take at its peak, in the median of three steps.
+    """Measure the memory of the networks and a training step at its peak, one after the other.
 
-    Each is measured in a fresh process, one after the other, beginning at once. The processes are
-    forked from one that has imported TensorFlow and done nothing with it. On Linux only, unless
-    there is a GPU.
+    Measuring starts at once, not when the first result is read. Each measurement runs in a process
+    that is forked from one that has imported TensorFlow and run nothing. Without a GPU, this works
+    on Linux only.
 
     Args:
-        settings: those of one variant each, as `facevae.memory.ledger.ledger` takes them.
-        own_allocator: on a CPU, leave TensorFlow its own allocator, as the train stage does.
+        settings: each of one variant, as `facevae.memory.ledger.ledger` takes it.
+        own_allocator: on a CPU, keep TensorFlow's own allocator, as in the train stage.
+
+    Yields:
+        Bytes, the median of three steps, for each of the settings.
+
+    Raises:
+        RuntimeError: a measuring process failed; the message has its output.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "facevae.measurement.step_peak"],
@@ -78,13 +85,13 @@ def measure_peaks(settings: Sequence[Parameters], *, own_allocator: bool = False
 
 
 def measure_peak(settings: Parameters) -> int:
-    """`measure_peaks` of a single training step, bytes."""
+    """`measure_peaks` for a single setting, bytes."""
     (peak,) = measure_peaks([settings])
     return peak
 
 
 class _Meter:
-    """What is taken more than when this was made, bytes."""
+    """Memory in use beyond that at its creation, bytes."""
 
     def __init__(self) -> None:
         import tensorflow as tf
@@ -94,13 +101,13 @@ class _Meter:
         self._before = self._read("current", "VmRSS")
 
     def reset(self) -> None:
-        """Forget what there was up to now."""
+        """Start a new peak."""
         import tensorflow as tf
 
         if self._gpu:
             tf.config.experimental.reset_memory_stats("GPU:0")
         else:
-            # Makes the largest size of the process so far its present one, see proc(5).
+            # Resets the peak size of the process to its present size, see proc(5).
             Path("/proc/self/clear_refs").write_text("5")
 
     def _read(self, of_allocator: str, of_process: str) -> int:
@@ -114,12 +121,12 @@ class _Meter:
         return int(found[1]) * 1024
 
     def peak(self) -> int:
-        """The most since `reset`."""
+        """The most memory in use since `reset`."""
         return self._read("peak", "VmHWM") - self._before
 
 
 def _smallest(parameters: Parameters) -> Parameters:
-    """The same layers, of 4 units each, and one image for every part of the batch."""
+    """The same layers with 4 units each, and one image per accumulation step."""
     encoder = parameters.encoder
     return parameters.with_changes(
         {
@@ -132,7 +139,7 @@ def _smallest(parameters: Parameters) -> Parameters:
 
 
 def _train(parameters: Parameters) -> int:
-    """Build and train; bytes taken at the peak of a step."""
+    """Build a VAE and train some steps; the memory of a step at its peak, bytes."""
     import tensorflow as tf
 
     from facevae.model.vae import VAE
@@ -143,7 +150,7 @@ def _train(parameters: Parameters) -> int:
     meter = _Meter()
     vae = VAE(parameters.encoder, parameters.loss, image_size=size, precision=train.precision)
     step = training_step(vae, build_optimizer(train, train.learning_rate), train)
-    # Made where they are used: what is converted from NumPy is held twice for a while.
+    # Created by TensorFlow: a batch converted from NumPy is in memory twice for a while.
     batch = {
         "images": tf.fill((train.batch_size, size, size, CHANNELS), 0.5),
         "epsilon": tf.zeros((train.batch_size, vae.latent_size)),
@@ -167,8 +174,8 @@ def _measure(parameters: Parameters) -> int:
 
 
 def main() -> None:
-    """For each line of the input, what to train as JSON, a forked process prints its bytes."""
-    import facevae.training.loop  # noqa: F401  once for all of them
+    """For each line of standard input, parameters as JSON, print the measured bytes."""
+    import facevae.training.loop  # noqa: F401  imported once, for all forked processes
 
     for line in sys.stdin:
         process = os.fork()

@@ -1,4 +1,4 @@
-"""How much memory a card has for a training step, and the largest batch that fits."""
+"""How much of a graphics card's memory a training step may take, and what fits into it."""
 
 import re
 from fractions import Fraction
@@ -9,25 +9,26 @@ from facevae.memory.ledger import Ledger, ledger
 
 MIB = 2**20
 
-# What a process on a GPU takes before its first tensor. 300 MiB and more with PyTorch and CUDA 11.7
-# (https://github.com/pytorch/pytorch/issues/107667); of a GTX 1050 Ti's 4 GiB TensorFlow found 125
-# MiB gone (https://github.com/tensorflow/tensorflow/issues/24496). A screen takes its own share.
+# Memory that a process takes on a GPU before its first tensor. 300 MiB and more with PyTorch and
+# CUDA 11.7 (https://github.com/pytorch/pytorch/issues/107667); TensorFlow found 125 MiB of a GTX
+# 1050 Ti's 4 GiB in use (https://github.com/tensorflow/tensorflow/issues/24496). A screen on the
+# same card takes more.
 CUDA_CONTEXT = 300 * MIB
 
-# What TensorFlow leaves, of the memory that is free when it starts, to cuDNN, cuBLAS and kernels:
-# 225 MiB of less than 2 GiB, else 500 MiB on cards up to the GTX 10 series. On newer ones it is
-# 1050 MiB and more, unless the environment says otherwise
+# Memory that TensorFlow leaves to cuDNN, cuBLAS and kernels, out of what is free when it starts:
+# 225 MiB if less than 2 GiB is free, else 500 MiB on cards up to the GTX 10 series. On newer cards
+# it is 1050 MiB and more, unless the environment variable says otherwise
 # (https://github.com/tensorflow/tensorflow/pull/44810).
 _SMALL_CARD = 2**31
 RESERVE_OF_SMALL_CARD = 225 * MIB
 RESERVE = 500 * MIB
 RESERVE_VARIABLE = "TF_DEVICE_MIN_SYS_MEMORY_IN_MB"
 
-# The ledger agrees with measurements to within a tenth. It does not hold memory that an allocator
-# cannot use because it is in pieces, nor cuDNN's scratch space.
+# The ledger agrees with measurements to within 10 %. It does not count cuDNN's scratch space, nor
+# memory that is too fragmented for the allocator to use.
 _TOLERANCE = Fraction(1, 10)
 
-# Cards are sold in GB and have GiB: G, GB and GiB are the same here.
+# Cards are sold in GB and have GiB: here G, GB and GiB are the same.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _SIZE = re.compile(
     r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?:([KMGT])(?:i?B)?|B|bytes?)", re.IGNORECASE
@@ -38,12 +39,12 @@ def parse_size(text: str) -> int:
     """Bytes from text such as "4GiB", "4096 MiB", "1.5G" or "4GB"; G, GB and GiB are the same.
 
     Raises:
-        UserError: it is no size.
+        UserError: the text is not a size, or less than one byte.
     """
     match = _SIZE.fullmatch(text.strip())
     size = int(Fraction(match[1]) * 2 ** _UNITS[(match[2] or "").upper()]) if match else 0
     if size < 1:
-        raise UserError(f"{text!r} is not a card's memory; give it as 4GiB, 4096MiB or 1.5GB")
+        raise UserError(f"{text!r} is not an amount of memory; write 4GiB, 4096MiB or 1.5GB")
     return size
 
 
@@ -51,35 +52,36 @@ def step_memory(card: int) -> int:
     """Bytes that a training step may take on a card.
 
     Args:
-        card: bytes of memory that the card has.
+        card: memory of the card, bytes.
 
     Returns:
-        What is left without `CUDA_CONTEXT`, TensorFlow's reserve and a tenth of the rest; 0 if
-        nothing is.
+        The memory without `CUDA_CONTEXT` and TensorFlow's reserve, less a safety margin of 10 %;
+        0 if nothing is left.
     """
     free = card - CUDA_CONTEXT
     return max(0, int((free - tensorflow_reserve(free)) * (1 - _TOLERANCE)))
 
 
 def tensorflow_reserve(free: int) -> int:
+    """Bytes that TensorFlow does not use of `free` bytes, see `RESERVE`."""
     return RESERVE_OF_SMALL_CARD if free < _SMALL_CARD else RESERVE
 
 
 def smallest_card(step: int) -> int:
-    """Bytes of the smallest card on which a step may take `step` bytes."""
+    """Memory in bytes of the smallest card on which a training step may take `step` bytes."""
     needed = CUDA_CONTEXT - (-step // (1 - _TOLERANCE))
     small = needed + RESERVE_OF_SMALL_CARD
     return int(small if small - CUDA_CONTEXT < _SMALL_CARD else needed + RESERVE)
 
 
 def whole_batch(parameters: Parameters, batch_size: int) -> int:
-    """The batch size, or the next one that `train.accumulation_steps` divides."""
+    """The batch size, rounded up to a multiple of `train.accumulation_steps`."""
     steps = parameters.train.accumulation_steps
     return -(-batch_size // steps) * steps
 
 
 def break_even(parameters: Parameters) -> int:
-    """Units of the extra Dense layer up to which it takes weights away; 0 if it never does."""
+    """The most units with which the extra Dense layer reduces the weights; 0 if it never does."""
 
     def weights(units: int) -> int:
         encoder = {"encoder.inter_dense": units}
@@ -92,7 +94,7 @@ def break_even(parameters: Parameters) -> int:
 
 
 def peak_breakdown(account: Ledger) -> dict[str, int]:
-    """What is alive at the peak, bytes by kind; their sum is the peak."""
+    """Bytes in memory at the peak, by kind; their sum is the peak."""
     order = (
         "weights",
         "optimizer_slots",
@@ -105,12 +107,12 @@ def peak_breakdown(account: Ledger) -> dict[str, int]:
 
 
 def mib(size: int) -> str:
-    """Bytes as whole MiB, in words."""
+    """Bytes as text in whole MiB, without the unit, such as "1,371"."""
     return f"{round(size / MIB):,}"
 
 
 def card_name(card: int) -> str:
-    """A card's memory in words, such as "4 GiB"."""
+    """Memory of a card (bytes) as text, such as "4 GiB"."""
     for unit, size in (("GiB", 2**30), ("MiB", MIB)):
         if card >= size:
             return f"{card / size:,.4g} {unit}"

@@ -1,4 +1,4 @@
-"""Changes that make a training smaller, the cheapest first, and which of them are enough."""
+"""Changes of parameters that reduce the memory of a training, in the order of their cost."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +12,12 @@ from facevae.memory.ledger import ledger
 
 @dataclass(frozen=True)
 class Change:
-    """Something that makes a training smaller.
+    """A change that reduces the memory of a training.
 
     Attributes:
         settings: parameters and their new values, such as {"train.accumulation_steps": 2}.
-        meaning: what is done, and what it costs, in a few words.
-        variants: those that are trained.
+        meaning: a short description for the user.
+        variants: the variants that are trained with it.
     """
 
     settings: Mapping[str, Any]
@@ -25,9 +25,10 @@ class Change:
     variants: Sequence[str] = VARIANTS
 
 
-# In the order of what they cost in held-out loss, then in images per second, as `make bench-levers`
-# measured; bfloat16 comes last, as it is for some cards only. The learning rates are those at which
-# the tests' small images are learnt. Of one parameter the first value that is enough is offered.
+# Ordered by their cost in held-out loss, then in images per second, as `make study-memory-options` measured
+# them. bfloat16 comes last, because only some cards support it. With the learning rates given here
+# the tests' small images are learnt. Of the values of one parameter, the first that is enough is
+# suggested.
 CHANGES_CHEAPEST_FIRST = (
     Change(
         {
@@ -35,41 +36,41 @@ CHANGES_CHEAPEST_FIRST = (
             "encoder.kernel_sizes": [6, 4, 4],
             "encoder.strides": [4, 2, 2],
         },
-        "three conv layers, the outer one with strides of 4",
+        "three conv layers, the first with stride 4",
     ),
     *(
         Change(
             {"train.accumulation_steps": steps},
-            f"each batch in {steps} parts, one after the other",
+            f"gradient accumulation, each batch in {steps} parts",
         )
         for steps in (2, 4, 8, 16)
     ),
-    Change({"train.rematerialization": True}, "compute activations again instead of keeping them"),
-    Change({}, "train the variant inter_dense alone", variants=("inter_dense",)),
+    Change({"train.rematerialization": True}, "recompute activations, do not store them"),
+    Change({}, "train only the variant inter_dense", variants=("inter_dense",)),
     *(
         Change({"encoder.inter_dense": units}, f"{units} units in the extra Dense layer")
         for units in (128, 64)
     ),
     Change(
         {"train.optimizer": "sgd", "train.learning_rate": 1e-4},
-        "SGD with momentum, one slot a weight",
+        "SGD with momentum (stores 1 number per weight, Adam 2)",
     ),
     Change(
         {"train.optimizer": "adafactor", "train.learning_rate": 0.01},
-        "Adafactor, slots for rows and columns alone",
+        "Adafactor (stores 1 number per row and column of a weight)",
     ),
-    Change({"train.precision": "bfloat16"}, "2 bytes a number, on cards that have bfloat16"),
+    Change({"train.precision": "bfloat16"}, "bfloat16 (2 bytes a number), if the card supports it"),
 )
 
 
 def batch_setting(before: Parameters, after: Parameters) -> dict[str, Any]:
-    """The batch size to set for going from `before` to `after`, if it is another one."""
+    """The batch size as a setting that leads from `before` to `after`; empty if it is the same."""
     batch_size = after.train.batch_size
     return {} if batch_size == before.train.batch_size else {"train.batch_size": batch_size}
 
 
 def applied(parameters: Parameters, change: Change) -> Parameters | None:
-    """The parameters with a change; None where it does not suit them."""
+    """The parameters with a change; None if they are not allowed together."""
     try:
         return parameters.with_changes(change.settings)
     except UserError:
@@ -96,14 +97,14 @@ def _pairs() -> Iterator[Change]:
 
 
 def changes_that_fit(parameters: Parameters, capacity: int) -> list[Change]:
-    """What makes `train.batch_size` fit, the cheapest first: single changes, or else pairs.
+    """Changes with which `train.batch_size` fits, in the order of their cost.
 
     Args:
-        capacity: bytes that a training step may take, see `step_memory`.
+        capacity: bytes that a training step may take, see `facevae.memory.capacity.step_memory`.
 
     Returns:
-        Of each parameter, or each pair of them, the first value that is enough; at most three
-        pairs. Empty if no pair is enough.
+        Single changes: for each parameter, the first value that is enough. If no single change is
+        enough, at most three pairs of changes. Empty if no pair is enough.
     """
     found: dict[tuple[str, ...], Change] = {}
     for change in CHANGES_CHEAPEST_FIRST:
@@ -119,10 +120,10 @@ def changes_that_fit(parameters: Parameters, capacity: int) -> list[Change]:
 
 
 def command(settings: Mapping[str, Any], variants: Sequence[str] = VARIANTS) -> str:
-    """The `dvc exp run` that trains these variants with these settings."""
+    """The command line of `dvc exp run` that trains the variants with the settings."""
     words = ["dvc exp run"]
     for key, value in settings.items():
-        if isinstance(value, list):  # quoted, for shells take brackets for patterns
+        if isinstance(value, list):  # quoted, because brackets are patterns in a shell
             words.append(f"-S '{key}={','.join(map(str, value)).join('[]')}'")
         else:
             words.append(f"-S {key}={str(value).lower() if isinstance(value, bool) else value}")

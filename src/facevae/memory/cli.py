@@ -1,4 +1,4 @@
-"""The command behind `make fits`: what of a training fits on a card, as text for a terminal."""
+"""The command behind `make fits`: which batch sizes fit on a graphics card."""
 
 import argparse
 import re
@@ -32,26 +32,26 @@ _WIDTH = 92
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text, the first column to the left and the others to the right."""
+    """Rows as text, the first column aligned left and the others right."""
     table = tabulate(
         rows,
         tablefmt="plain",
         disable_numparse=True,
         colalign=["left", *["right"] * (len(rows[0]) - 1)],
-        preserve_whitespace=True,  # in the place of a star
+        preserve_whitespace=True,  # keeps the place of a missing star
     )
     return textwrap.indent(table, "  ")
 
 
 def report(parameters: Parameters, card: int, batch_size: int) -> str:
-    """What of a training fits on a card, as text for a terminal.
+    """Which batch sizes fit on a card, and how to make one fit: text for a terminal.
 
     Args:
-        card: bytes of memory that the card has.
-        batch_size: the `train.batch_size` that is wanted.
+        card: memory of the card, bytes.
+        batch_size: the wanted `train.batch_size`.
 
     Raises:
-        UserError: not a single image fits.
+        UserError: not even the smallest batch fits.
     """
     capacity = step_memory(card)
     wanted = parameters.with_changes({"train.batch_size": batch_size})
@@ -60,8 +60,8 @@ def report(parameters: Parameters, card: int, batch_size: int) -> str:
         one = parameters.with_changes({"train.batch_size": whole_batch(parameters, 1)})
         least = min(ledger(one.variant(name)).peak for name in VARIANTS)
         raise UserError(
-            f"a card of {card_name(card)} is too small for these parameters: a step with the "
-            f"smallest batch takes {mib(least)} MiB, and so a card of "
+            f"a card of {card_name(card)} is too small for these parameters: a training step "
+            f"with the smallest batch takes {mib(least)} MiB and needs a card of "
             f"{-(-smallest_card(least) // MIB):,} MiB"
         )
 
@@ -76,37 +76,37 @@ def report(parameters: Parameters, card: int, batch_size: int) -> str:
 
     ledgers = {name: ledger(wanted.variant(name)) for name in VARIANTS}
     bytes_of = {name: peak_breakdown(account) for name, account in ledgers.items()}
-    places = [["", *VARIANTS]]
-    places += [[key, *(mib(bytes_of[v][key]) for v in VARIANTS)] for key in bytes_of["direct"]]
-    places.append(["peak", *(mib(account.peak) for account in ledgers.values())])
+    breakdown = [["", *VARIANTS]]
+    breakdown += [[key, *(mib(bytes_of[v][key]) for v in VARIANTS)] for key in bytes_of["direct"]]
+    breakdown.append(["peak", *(mib(account.peak) for account in ledgers.values())])
 
     return "\n".join(
         [
-            *_margin(card, capacity),
+            *_capacity(card, capacity),
             "",
-            "Peak of a training step, MiB; * does not fit:",
+            "Estimated peak of a training step, MiB (* does not fit), and the largest batch size:",
             _table(peaks),
             "",
-            f"At the peak of batch {batch_size}, MiB (gradients come as activations go):",
-            _table(places),
+            f"Memory at the peak, batch size {batch_size}, MiB (gradients not yet computed: 0):",
+            _table(breakdown),
             "",
             *_advice(parameters, wanted, ledgers, largest, capacity),
         ]
     )
 
 
-def _margin(card: int, capacity: int) -> list[str]:
+def _capacity(card: int, capacity: int) -> list[str]:
     free = card - CUDA_CONTEXT
     reserve = tensorflow_reserve(free)
     text = (
-        f"A card of {card_name(card)} has {mib(capacity)} MiB for a training step: about "
-        f"{mib(CUDA_CONTEXT)} MiB go to CUDA, {mib(reserve)} MiB TensorFlow leaves free, and a "
-        f"tenth of the rest is for what this reckoning may be off."
+        f"On a graphics card of {card_name(card)}, a training step may take {mib(capacity)} MiB. "
+        f"CUDA takes about {mib(CUDA_CONTEXT)} MiB, TensorFlow leaves {mib(reserve)} MiB free, and "
+        f"10 % of the rest is a safety margin for this estimate."
     )
     if reserve == RESERVE:
         text += (
-            f" On cards newer than the GTX 10 series set {RESERVE_VARIABLE}=500, or TensorFlow "
-            f"leaves more than 1,000 MiB free."
+            f" For a card newer than the GTX 10 series, set the environment variable "
+            f"{RESERVE_VARIABLE}=500; otherwise TensorFlow leaves more than 1,000 MiB free."
         )
     return textwrap.wrap(text, _WIDTH)
 
@@ -121,29 +121,32 @@ def _advice(
     batch_size = wanted.train.batch_size
     batch = batch_setting(parameters, wanted)
     if all(account.peak <= capacity for account in ledgers.values()):
-        return [f"Batch {batch_size} fits: {command(batch)}"]
+        return [f"Batch size {batch_size} fits: {command(batch)}"]
 
-    over = " and ".join(
-        f"{name} is {mib(account.peak - capacity)} MiB too large"
+    excess = " and ".join(
+        f"{name} takes {mib(account.peak - capacity)} MiB too much"
         for name, account in ledgers.items()
         if account.peak > capacity
     )
-    heading = f"Batch {batch_size} does not fit: {over}. What makes it fit, the cheapest first:"
+    heading = (
+        f"Batch size {batch_size} does not fit: {excess}. Any one of the following makes it fit, "
+        f"with these peaks in MiB. What costs least in quality and speed comes first:"
+    )
     lines = textwrap.wrap(heading, _WIDTH)
     found = changes_that_fit(wanted, capacity)
     if not found:
-        lines.append("  (no change, nor two of them together, is enough)")
+        lines.append("  (of the known changes, not even two together are enough)")
     smaller = min(largest.values()) or max(largest.values())
     variants = [name for name in VARIANTS if largest[name] >= smaller]
-    last = Change({"train.batch_size": smaller}, f"a smaller batch, {smaller}", variants)
+    last = Change({"train.batch_size": smaller}, f"reduce the batch size to {smaller}", variants)
     for number, change in enumerate([*found, last], start=1):
         settings = {**batch, **change.settings}
         after = wanted.with_changes(settings)
-        needs = ", ".join(
+        peaks = ", ".join(
             f"{name} {mib(ledger(after.variant(name)).peak)}" for name in change.variants
         )
         lines += textwrap.wrap(
-            f"{number}. {change.meaning}: {needs} MiB",
+            f"{number}. {change.meaning}: {peaks}",
             _WIDTH,
             initial_indent="  ",
             subsequent_indent="     ",
@@ -161,22 +164,24 @@ def _batch_size(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m facevae.memory.cli",
-        description="Tell what of a training fits on a card, before training, and the cheapest "
-        "change that makes a wanted batch fit. Nothing is run.",
+        description="Estimate which batch sizes fit on a graphics card, and which changes of the "
+        "parameters make a batch size fit. Nothing is trained.",
     )
-    parser.add_argument("card", nargs="*", metavar="MEMORY", help="the card's, such as 4GiB")
     parser.add_argument(
-        "--batch-size", metavar="N", help="the batch that is wanted (default: train.batch_size)"
+        "card", nargs="*", metavar="MEMORY", help="memory of the card, such as 4GiB"
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", help="the wanted batch size (default: train.batch_size)"
     )
     parser.add_argument("--params", default="params.yaml", help="parameters (default: %(default)s)")
-    # What looks like an option may be a size with a minus, and is refused as such.
+    # An unknown option may be a negative size, and is then refused as a size.
     options, unknown = parser.parse_known_args(arguments)
     text = " ".join([*options.card, *unknown]).strip()
     try:
         if not text:
             raise UserError(
-                "say how much memory the card has: make fits VRAM=4GiB, or with a wanted batch: "
-                "make fits VRAM=4GiB BATCH=256"
+                "say how much memory the graphics card has: make fits VRAM=4GiB, or with a batch "
+                "size: make fits VRAM=4GiB BATCH=256"
             )
         card = parse_size(text)
         parameters = load_parameters(options.params)
@@ -186,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps = parameters.train.accumulation_steps
         if batch_size % steps:
             raise UserError(
-                f"a batch of {batch_size} does not split into train.accumulation_steps {steps} "
-                f"equal parts"
+                f"a batch of {batch_size} images does not divide into {steps} equal parts "
+                f"(train.accumulation_steps); take a multiple of {steps}"
             )
         print(report(parameters, card, batch_size))
     except UserError as error:

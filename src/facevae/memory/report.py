@@ -1,4 +1,4 @@
-"""Where the bytes of a training step go, both variants side by side: tables and charts."""
+"""The estimated memory of a training step, both variants side by side: tables and charts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +26,10 @@ from facevae.memory.ledger import encoder_parameters, largest_batch, ledger
 from facevae.plotting.charts import save_lines_and_levels, save_stacked_bars
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
-SOURCE_BATCH_SIZE = 128  # that of the study's source
+POST_BATCH_SIZE = 128  # of the blog post of 2022
 CARDS = tuple(gibibytes * 2**30 for gibibytes in (2, 4, 6, 8))
 
-# Over which the chart of the extra Dense layer goes.
+# The x axis of the chart of the extra Dense layer.
 UNITS = tuple(range(16, 1025, 16))
 
 
@@ -38,7 +38,7 @@ def _at(parameters: Parameters, batch_size: int) -> Parameters:
 
 
 def memory_rows(parameters: Parameters) -> list[dict[str, Any]]:
-    """One row per variant and batch size: the peak, and what is there at that moment, MiB."""
+    """One row per variant and batch size: memory at the peak by kind, and the peak itself, MiB."""
     rows = []
     for batch_size in BATCH_SIZES:
         setting = _at(parameters, batch_size)
@@ -63,7 +63,7 @@ def _encoder_millions(parameters: Parameters, variant: str) -> float:
 
 
 def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
-    """Draw where the bytes go over the batch size, both variants side by side, as a PNG file."""
+    """Draw memory by kind over the batch size, both variants side by side, as a PNG file."""
     settings = [_at(parameters, batch_size) for batch_size in BATCH_SIZES]
     train = parameters.train
     save_stacked_bars(
@@ -89,24 +89,24 @@ def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
 
 def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
     """Draw the Encoder's parameters and the peak over the extra layer's units, as a PNG file."""
-    source = _at(parameters, SOURCE_BATCH_SIZE)
-    by_units = [source.with_changes({"encoder.inter_dense": units}) for units in UNITS]
+    post = _at(parameters, POST_BATCH_SIZE)
+    by_units = [post.with_changes({"encoder.inter_dense": units}) for units in UNITS]
     units = break_even(parameters)
     save_lines_and_levels(
         UNITS,
         {
             "Encoder parameters, million": (
                 [_encoder_millions(each, "inter_dense") for each in by_units],
-                _encoder_millions(source, "direct"),
+                _encoder_millions(post, "direct"),
             ),
-            f"peak at batch {source.train.batch_size}, MiB": (
+            f"peak at batch {post.train.batch_size}, MiB": (
                 [ledger(each.variant("inter_dense")).peak / MIB for each in by_units],
-                ledger(source.variant("direct")).peak / MIB,
+                ledger(post.variant("direct")).peak / MIB,
             ),
         },
         (units, f"up to {units:,} units there are fewer weights"),
         path,
-        title=f"What the extra Dense layer saves, latent size {source.encoder.latent_size}",
+        title=f"What the extra Dense layer saves, latent size {post.encoder.latent_size}",
         x_label="units of the extra Dense layer (encoder.inter_dense)",
         line="inter_dense",
         level="direct",
@@ -114,15 +114,15 @@ def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
 
 
 def _table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Markdown of a heading and rows; columns but those in `left` go to the right."""
+    """A Markdown table: headers, then rows. Columns are aligned right, except those in `left`."""
     headers, *body = rows
     align = ["left" if n in left else "right" for n in range(len(headers))]
     return markdown_table(body, headers, align)
 
 
-def _places(parameters: Parameters, source: Parameters) -> tuple[str, str]:
-    """Tables of the parts and of the layers' activations, at both settings' batch sizes."""
-    settings = {each.train.batch_size: each for each in (parameters, source)}
+def _breakdowns(parameters: Parameters, post: Parameters) -> tuple[str, str]:
+    """Tables of memory by kind and of activations by layer, at the batch sizes of both settings."""
+    settings = {each.train.batch_size: each for each in (parameters, post)}
     accounts = {
         f"{variant}, batch {size}": ledger(each.variant(variant))
         for size, each in settings.items()
@@ -139,7 +139,7 @@ def _places(parameters: Parameters, source: Parameters) -> tuple[str, str]:
 
 
 def _cards(parameters: Parameters) -> str:
-    rows = [["card", "for a training step", *(f"{v}: largest batch" for v in VARIANTS)]]
+    rows = [["card", "for a training step", *(f"largest batch, {v}" for v in VARIANTS)]]
     for card in CARDS:
         capacity = step_memory(card)
         largest = (largest_batch(parameters.variant(v), capacity) for v in VARIANTS)
@@ -147,54 +147,55 @@ def _cards(parameters: Parameters) -> str:
     return _table(rows)
 
 
-def _changes(parameters: Parameters, source: Parameters) -> str:
-    batch = batch_setting(parameters, source)
+def _changes(parameters: Parameters, post: Parameters) -> str:
+    batch = batch_setting(parameters, post)
     rows = [["change", *VARIANTS, "command"]]
     unchanged = Change({}, "none")
     for change in (unchanged, *CHANGES_CHEAPEST_FIRST):
-        after = applied(source, change)
+        after = applied(post, change)
         if after is None:
             continue
         peaks = [
             mib(ledger(after.variant(v)).peak) if v in change.variants else "" for v in VARIANTS
         ]
-        words = command({**batch, **change.settings}, change.variants)
-        rows.append([change.meaning, *peaks, f"`{words}`"])
+        command_line = command({**batch, **change.settings}, change.variants)
+        rows.append([change.meaning, *peaks, f"`{command_line}`"])
     return _table(rows, left=(0, 3))
 
 
 def memory_markdown(parameters: Parameters) -> str:
-    """The whole report."""
-    source = _at(parameters, SOURCE_BATCH_SIZE)
-    by_part, by_layer = _places(parameters, source)
+    """The report as Markdown: memory by kind and layer, batch sizes that fit, and changes."""
+    post = _at(parameters, POST_BATCH_SIZE)
+    by_part, by_layer = _breakdowns(parameters, post)
     return f"""\
 # Memory of a training step
 
-Reckoned from the parameters; nothing was run. All in MiB. For another card, or a batch that is
-wanted: `make fits VRAM=3GiB BATCH=256`.
+All amounts of memory are estimates in MiB, computed from the parameters without training. For
+another graphics card or batch size, run `make fits VRAM=3GiB BATCH=256`.
 
-## Where the bytes go
+## Memory by kind
 
-What is there at the peak; gradients come as activations go.
+What is in memory at the peak. Gradients that are not computed yet count as 0.
 
 {by_part}
 
-The activations that are kept for the backward pass:
+Activations that are stored for the backward pass, by layer:
 
 {by_layer}
 
-In weights, the extra Dense layer saves up to {break_even(parameters):,} units.
+The extra Dense layer reduces the weights if it has up to {break_even(parameters):,} units.
 
 ## What fits on a card
 
 {_cards(parameters)}
 
-A training step has not all of a card: CUDA and TensorFlow take their part, and a tenth of the rest
-is for what this reckoning may be off. `make fits` says how much.
+A training step may not take all memory of a card: CUDA takes a part, TensorFlow leaves a part free,
+and 10 % of the rest is a safety margin for this estimate. `make fits` prints the amounts.
 
-## What makes it smaller
+## How to reduce it
 
-The peak at batch {source.train.batch_size} with one change, the cheapest first.
+The peak at batch size {post.train.batch_size}, with one change per row. Those that cost least in
+quality and speed come first.
 
-{_changes(parameters, source)}
+{_changes(parameters, post)}
 """

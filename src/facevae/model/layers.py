@@ -1,24 +1,26 @@
-"""The layers that the networks are made of, where Keras' own are slower or larger on TensorFlow.
+"""Layers that replace Keras' own where those are slow or take much memory on TensorFlow.
 
-Each has Keras' own layer as its portable twin on other backends.
+Each computes what Keras' layer computes, up to rounding, and works on any Keras backend.
 """
 
 import keras
 
-# Between two evils. Keras' 0.99 remembers several hundred steps, and the built-in training has no
-# more. At 0.9 the statistics of so few batches jitter: after 30 epochs of batch 32 on real images,
-# averaging over more of them took the test loss from 456 to 428.
+# Of the moving averages; a compromise. Keras' default of 0.99 averages over several hundred steps,
+# which is all that the built-in training has. At 0.9 the average covers few batches and is noisy:
+# after 30 epochs of batch 32 on real images, averaging over more batches lowered the test loss from
+# 456 to 428.
 MOMENTUM = 0.97
 
 
 @keras.saving.register_keras_serializable("facevae")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` for (batch, height, width, channels), scaled and centred.
+    """`keras.layers.BatchNormalization` of (batch, height, width, channels), with gamma and beta.
 
-    Keras 3 composes the training pass of several TensorFlow kernels; with the one fused kernel
-    training is 1.3 to 1.4 times as fast on a CPU (`make bench-rewrites`). On another backend and at
-    inference this class is its parent. Where a batch is split over several devices, its statistics
-    are still those of the whole batch, by TensorFlow's composed kernels.
+    Batch normalisation: Ioffe & Szegedy 2015, arXiv 1502.03167. Keras 3 computes its training pass
+    with several TensorFlow kernels; with one fused kernel, training is 1.3 to 1.4 times as fast on
+    a CPU (`make bench-rewrites`). If a batch is split over several devices, the statistics are
+    those of the whole batch, computed with separate kernels. At inference and on another backend
+    the parent class computes.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -40,7 +42,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
             )
-            # The kernel hands out the unbiased variance; Keras keeps the biased one.
+            # The kernel returns the unbiased variance; Keras averages the biased one.
             count = tf.cast(tf.size(inputs) / tf.size(mean), variance.dtype)
             variance *= (count - 1.0) / count
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -48,16 +50,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-# Batch normalisation subtracts the batch's mean, and any constant with it: the gradient of a bias
-# in front of it is exactly 0. Keras' layers sum that gradient over all pixels and get rounding
-# errors, from which Adam makes steps as large as any other. The two convolutions below return 0.
-# They keep the bias (`use_bias=False` would train the same), so that parameter counts are those of
-# the post.
-# TensorFlow's custom gradients take tensors, not variables: hence the callers' reshape.
+# Batch normalisation subtracts the mean of the batch, and with it any constant: the gradient of a
+# bias in front of it is exactly 0. Keras' layers compute it as a sum over all pixels, which leaves
+# rounding errors, and Adam turns these into steps of full size. The two convolutions below return a
+# gradient of 0. They keep the bias (`use_bias=False` would train the same), so that parameter
+# counts are those of the blog post of 2022.
+# TensorFlow's custom gradients take tensors, not variables: hence the reshape at the callers.
 @keras.ops.custom_gradient
 def _add_constant(outputs, bias):
     def gradient(*arguments, upstream=None):
-        if upstream is None:  # which of the two it is depends on the backend
+        if upstream is None:  # some backends pass it by position, others by name
             (upstream,) = arguments
         return upstream, keras.ops.zeros_like(bias)
 
@@ -66,7 +68,10 @@ def _add_constant(outputs, bias):
 
 @keras.saving.register_keras_serializable("facevae")
 class ZeroBiasGradConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with a bias, without an activation, and a normalisation behind it."""
+    """`keras.layers.Conv2D` whose bias has gradient 0, for use in front of a normalisation.
+
+    With a bias and without an activation.
+    """
 
     def call(self, inputs):
         outputs = self.convolution_op(inputs, self.kernel)
@@ -75,7 +80,7 @@ class ZeroBiasGradConv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("facevae")
 class ZeroBiasGradConv2DTranspose(keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose`, likewise."""
+    """`keras.layers.Conv2DTranspose` whose bias has gradient 0; as `ZeroBiasGradConv2D`."""
 
     def call(self, inputs):
         outputs = keras.ops.conv_transpose(
@@ -86,10 +91,10 @@ class ZeroBiasGradConv2DTranspose(keras.layers.Conv2DTranspose):
 
 @keras.saving.register_keras_serializable("facevae")
 def output_grad_leaky_relu(x):
-    """`keras.activations.leaky_relu`, whose gradient reads the output and not the input.
+    """`keras.activations.leaky_relu` (slope 0.2), whose gradient reads the output, not the input.
 
-    Both have the same sign. So the input need not be kept for the gradient, and the output takes
-    its place in memory.
+    The gradient depends on the sign alone, which is the same for both. So only the output has to
+    stay in memory for the backward pass, and the next layer needs it there anyway.
     """
     if keras.backend.backend() != "tensorflow":
         return keras.activations.leaky_relu(x)
@@ -109,11 +114,12 @@ def output_grad_leaky_relu(x):
 
 @keras.saving.register_keras_serializable("facevae")
 class ReplicaConsistentDropout(keras.layers.Dropout):
-    """`keras.layers.Dropout`; where a batch is split, each part drops what the whole would have.
+    """`keras.layers.Dropout` that drops the same activations on any number of devices.
 
-    Keras' own draws from the same seed on every device, and so would drop the same activations of
-    every part. Drawing for the whole batch and taking a part of it costs time on many devices; on
-    one device, on another backend and at inference this class is its parent.
+    Keras' layer draws from the same seed on every device, so that every part of a split batch would
+    get the same mask. Here each device draws the mask of the whole batch and uses its own part of
+    it, which costs time with many devices. On one device, at inference and on another backend the
+    parent class computes.
     """
 
     def call(self, inputs, training=False):
@@ -126,6 +132,6 @@ class ReplicaConsistentDropout(keras.layers.Dropout):
             return super().call(inputs, training=training)
         size, *others = tf.unstack(tf.shape(inputs))
         whole = tf.ones((context.num_replicas_in_sync * size, *others), inputs.dtype)
-        kept = super().call(whole, training=training)
+        mask = super().call(whole, training=training)
         first = context.replica_id_in_sync_group * size
-        return inputs * kept[first : first + size]
+        return inputs * mask[first : first + size]

@@ -1,4 +1,4 @@
-"""The two terms of the VAE's loss, and the sampling between them.
+"""The two terms of the VAE's loss, and the sampling of z.
 
 Per image x with D = height * width * channels pixel values in [0, 1], latent size L:
 
@@ -11,37 +11,37 @@ Per image x with D = height * width * channels pixel values in [0, 1], latent si
            (Kingma & Welling 2013, arXiv 1312.6114, appendix B)
 
 KL, bce and gaussian are in nats, mse in squared pixel values. gaussian is the negative log density
-of a Gaussian around x', so that with kl_weight 1 the loss is the negative ELBO. Its sigma is given,
-or learned: the optimum sigma^2 = mean squared error of the batch, which has no gradient (the
-sigma-VAE of Rybkin et al. 2020, arXiv 2006.13202). With mse the loss is 2 sigma^2 times the
-negative ELBO of a Gaussian decoder of variance sigma^2 = kl_weight / 2, up to a constant. The 2022
-series averages its reconstruction over the three channels and multiplies the KL by `fact`; summing
-over channels instead makes its weight kl_weight = 3 * fact (15 for its BCE with fact 5; 0.06 for
-its MSE with fact 0.02).
+of a Gaussian around x', so that with kl_weight 1 the loss is the negative ELBO. Its sigma is a
+given number, or learned: sigma^2 = mean squared error of the batch, which is its optimum and is
+used without a gradient (the sigma-VAE of Rybkin et al. 2020, arXiv 2006.13202). With mse the loss
+is 2 sigma^2 times the negative ELBO of a Gaussian decoder of variance sigma^2 = kl_weight / 2, up
+to a constant. The blog series of 2022 averages its reconstruction over the three channels and
+multiplies the KL by `fact`. Summing over channels instead, its weight is kl_weight = 3 * fact (15
+for its BCE with fact 5; 0.06 for its MSE with fact 0.02).
 
-Where free bits f are asked for (Kingma et al. 2016, arXiv 1606.04934, section 2.4), what is
-minimised has, in place of the KL, the sum over L of max(f, mean over the batch of the unit's KL).
-What is reported, as KL and in the loss, is the true KL always.
+With free bits f > 0 (Kingma et al. 2016, arXiv 1606.04934, "Objective with Free Bits"), training
+minimises, in place of the KL, the sum over L of max(f, mean over the batch of the unit's KL). The
+reported KL and the reported loss contain the true KL in any case.
 
-The terms are computed in float32, and everything here works on any Keras backend.
+All terms are computed in float32, on any Keras backend.
 """
 
 import math
 
 import keras
 
-# exp(log_var) overflows and kills training if log_var runs away; sigma stays in [4.5e-5, 148].
+# Without limits exp(log_var) may overflow, which ruins a training. sigma stays in [4.5e-5, 148].
 LOG_VAR_RANGE = (-20.0, 10.0)
 
 # Keeps ln x' finite where a sigmoid has saturated.
 _MIN_PROBABILITY = 1e-7
 
-# Below this a learned sigma would make of rounding errors large gradients (arXiv 2006.13202).
+# A smaller learned sigma would turn rounding errors into large gradients (arXiv 2006.13202).
 MIN_LOG_SIGMA = -6.0
 
 
 def sample_latent(mu, log_var, epsilon):
-    """z = mu + sigma * epsilon, the reparameterisation of arXiv 1312.6114.
+    """z = mu + sigma * epsilon, the reparameterisation of arXiv 1312.6114, section 2.4.
 
     Args:
         mu, log_var, epsilon: tensors (batch, latent); epsilon drawn from N(0, I).
@@ -82,13 +82,13 @@ def binary_crossentropy(images, reconstructions):
 
 
 def optimal_log_sigma(images, reconstructions):
-    """ln sigma of the Gaussian decoder that makes a whole batch most likely, without gradient.
+    """ln sigma that makes a batch most likely under the Gaussian decoder, without a gradient.
 
-    sigma^2 = mean squared error over the batch, its devices, height, width and channels (arXiv
-    2006.13202, equation 7); ln sigma is at least -6.
+    sigma^2 = mean squared error over height, width, channels and the batch, on all its devices
+    (arXiv 2006.13202, equation 7); ln sigma is at least -6.
 
     Args:
-        images, reconstructions: as of `squared_error`.
+        images, reconstructions: as `squared_error` takes them.
 
     Returns:
         () float32.
@@ -100,11 +100,11 @@ def optimal_log_sigma(images, reconstructions):
 
 
 def gaussian_negative_log_density(images, reconstructions, log_sigma):
-    """-ln of a Gaussian of standard deviation sigma around the reconstructions, nats per image.
+    """-ln of a Gaussian density around the reconstructions, nats per image.
 
     Args:
-        images, reconstructions: as of `squared_error`.
-        log_sigma: ln sigma, sigma in units of the pixel values; () or a number.
+        images, reconstructions: as `squared_error` takes them.
+        log_sigma: ln of its standard deviation in pixel values; () or a number.
 
     Returns:
         (batch,) float32.
@@ -115,7 +115,7 @@ def gaussian_negative_log_density(images, reconstructions, log_sigma):
 
 
 def mean_over_devices(value):
-    """The mean over the devices that TensorFlow has split a batch over; else the value itself."""
+    """The mean of a tensor over the devices that share a batch; on one device the tensor itself."""
     if keras.backend.backend() != "tensorflow":
         return value
     import tensorflow as tf
@@ -137,25 +137,27 @@ def kl_per_unit(mu, log_var):
     """
     mu = keras.ops.cast(mu, "float32")
     log_var = keras.ops.cast(log_var, "float32")
-    # expm1 keeps the small KL of an almost collapsed unit from drowning in rounding.
+    # expm1 keeps the small KL of an almost collapsed unit accurate: exp(x) - 1 would round it off.
     return 0.5 * (keras.ops.square(mu) + keras.ops.expm1(log_var) - log_var)
 
 
 def kl_beyond_free_bits(per_unit, free_bits: float):
-    """sum over the latent of max(free_bits, mean over the batch of a unit's KL), nats.
+    """Sum over the latent units of max(free_bits, mean over the batch of the unit's KL), nats.
 
-    The mean that decides is that over all devices; the gradient is the own images'.
+    Kingma et al. 2016, arXiv 1606.04934, "Objective with Free Bits". A unit's mean over all devices
+    decides whether it is above free_bits; the gradient is that of this device's images.
 
     Args:
-        per_unit: (batch, latent), of `kl_per_unit`.
+        per_unit: (batch, latent), from `kl_per_unit`.
+        free_bits: nats per latent unit.
 
     Returns:
-        () float32, at least free_bits * latent.
+        () float32, at least free_bits * latent on a single device.
     """
     means = keras.ops.mean(per_unit, axis=0)
-    of_all = mean_over_devices(keras.ops.stop_gradient(means))
-    return keras.ops.sum(keras.ops.where(of_all > free_bits, means, free_bits))
+    over_devices = mean_over_devices(keras.ops.stop_gradient(means))
+    return keras.ops.sum(keras.ops.where(over_devices > free_bits, means, free_bits))
 
 
-# gaussian wants sigma as well, see `facevae.model.vae.VAE`.
+# "gaussian" needs sigma as well: `facevae.model.vae.VAE` computes it.
 RECONSTRUCTION_LOSSES = {"mse": squared_error, "bce": binary_crossentropy}

@@ -32,10 +32,10 @@ def _activate(x, name: str, encoder: Encoder, *, normalized: bool):
 
 
 def _add_residual(x, name: str, encoder: Encoder):
-    """activation(x + normalised 3x3 convolution of x), one layer deep, as wide as x.
+    """activation(x + normalised 3x3 convolution of x), with as many channels as x.
 
     The post-activation block of He et al. 2015, arXiv 1512.03385, with one convolution in place of
-    two: x, activated, is the first one's output.
+    two: x is the activated output of a convolution already.
     """
     name = f"{name}_residual"
     normalized = encoder.batch_normalization
@@ -52,9 +52,12 @@ def build_encoder(encoder: Encoder, image_size: int) -> keras.Model:
     """Images (batch, size, size, 3) in [0, 1] to [mu, log_var], each (batch, latent_size).
 
     Conv2D -> BatchNormalization -> activation (-> Dropout) per entry of `filters`, each followed by
-    a residual block if `block` is "residual", Flatten, and, if `inter_dense` is not 0, one Dense
-    layer of that many units in front of the two heads: the extra layer of this study, which takes
-    most of the heads' weights away.
+    a residual block if `block` is "residual"; then Flatten; then, unless `inter_dense` is 0, one
+    Dense layer with that many units in front of the two heads. It is the extra layer of this study,
+    and removes most of the heads' weights.
+
+    Raises:
+        ValueError: an unknown block.
     """
     residual, normalized = _is_residual(encoder), encoder.batch_normalization
     convolution = ZeroBiasGradConv2D if normalized else keras.layers.Conv2D
@@ -73,7 +76,7 @@ def build_encoder(encoder: Encoder, image_size: int) -> keras.Model:
             encoder.inter_dense, activation=encoder.activation, name="inter_dense"
         )
         x = dense(x)
-    # What the losses read is computed in float32, whatever the precision of the rest.
+    # The inputs of the losses are computed in float32, whatever the precision of the networks.
     mu = keras.layers.Dense(encoder.latent_size, dtype="float32", name="mu")(x)
     log_var = keras.layers.Dense(encoder.latent_size, dtype="float32", name="log_var")(x)
     return keras.Model(images, [mu, log_var], name="encoder")
@@ -82,9 +85,12 @@ def build_encoder(encoder: Encoder, image_size: int) -> keras.Model:
 def build_decoder(encoder: Encoder, image_size: int) -> keras.Model:
     """z (batch, latent_size) to images (batch, size, size, 3) in [0, 1]: the Encoder mirrored.
 
-    Dense -> Reshape -> Conv2DTranspose -> BatchNormalization -> activation (-> Dropout) per layer,
-    each followed by a residual block if `block` is "residual"; the last Conv2DTranspose has 3
-    filters and a sigmoid, and neither normalisation nor block.
+    Dense -> Reshape; then Conv2DTranspose -> BatchNormalization -> activation (-> Dropout) per
+    entry of `filters`, each followed by a residual block if `block` is "residual". The last
+    Conv2DTranspose has 3 filters and a sigmoid, without normalisation and block.
+
+    Raises:
+        ValueError: an unknown block.
     """
     residual, filters = _is_residual(encoder), encoder.filters
     innermost = image_size // math.prod(encoder.strides)

@@ -1,8 +1,12 @@
-"""Activations that are computed again for the gradients, not kept (TensorFlow only).
+"""Rematerialization: recompute activations for the gradients and do not store them.
 
-Chen et al. 2016, arXiv 1604.06174: what is cheap to compute, normalisation, activation and dropout,
-is dropped after the forward pass, and what is dear is kept, the outputs of convolutions and Dense
-layers.
+Chen et al. 2016, arXiv 1604.06174. Results that are cheap to compute (normalisation, activation,
+dropout) are discarded after the forward pass and recomputed in the backward pass. Expensive ones,
+the outputs of convolutions and Dense layers, are stored. TensorFlow only.
+
+`keras.RematScope` does not do this: it recomputes single layers, each of which stores its own
+input, and in a compiled TensorFlow function it fails for layers that are called with `training`
+(Keras 3.15).
 """
 
 from typing import Any
@@ -13,21 +17,22 @@ import keras
 def rematerialized_call(network: keras.Model, inputs):
     """`network(inputs, training=True)`: the same outputs, gradients and updates, in less memory.
 
-    Each layer with a kernel is taken together with all that lies between it and the layers with a
-    kernel before it; for the gradients, these layers in between run once more. Their state is moved
-    on by the forward pass alone, and dropout draws the same mask twice.
+    Each layer with a kernel is grouped with the layers between it and the preceding layers with a
+    kernel. The layers in between run a second time for the gradients. Only the forward pass updates
+    their state (moving averages, seeds of dropout), and dropout draws the same mask both times.
 
     Args:
-        network: functional; none of its layers is called twice in it.
-        inputs: a tensor.
+        network: a functional model in which no layer is called twice.
+        inputs: a tensor, as the network takes it.
 
     Returns:
-        What the network returns.
+        What `network(inputs, training=True)` returns.
     """
     import tensorflow as tf
 
     values = {id(network.inputs[0]): inputs}
-    # By tensor, the layers to run and the tensors to start from if it is not kept.
+    # For each tensor that is not stored: the layers that recompute it, and the tensors that these
+    # start from.
     origins: dict[int, tuple[list[keras.Layer], list[int]]] = {}
     states: dict[keras.Layer, list[Any]] = {}
 
@@ -48,13 +53,13 @@ def rematerialized_call(network: keras.Model, inputs):
             origins[id(layer.output)] = layers, sources
         elif len(layers) > 1:
             output = id(layer.output)
-            values[output] = _computed_again(run, layers, sources, values, states)
+            values[output] = _with_recomputation(run, layers, sources, values, states)
     outputs = [values[id(tensor)] for tensor in network.outputs]
     return outputs if len(outputs) > 1 else outputs[0]
 
 
-def _computed_again(run, layers, sources, values, states):
-    """The last layer's output, with gradients for which all that is before it runs again."""
+def _with_recomputation(run, layers, sources, values, states):
+    """The output of the last layer; its gradient runs the layers before it a second time."""
     import tensorflow as tf
 
     *between, last = layers
@@ -67,24 +72,26 @@ def _computed_again(run, layers, sources, values, states):
         def gradient(upstream):
             others = tensors[: len(tensors) - len(last.trainable_variables)]
             own = tensors[len(others) :]
-            again = dict(zip(sources, tensors[: len(sources)], strict=True))
+            recomputed = dict(zip(sources, tensors[: len(sources)], strict=True))
             given = zip(weights, tensors[len(sources) :], strict=True)
             scope = keras.StatelessScope(state_mapping=[*given, *kept])
-            # Not before its turn; and TensorFlow must not take it for the first computation.
+            # Wait for the upstream gradient: recomputing earlier would save no memory, and
+            # TensorFlow would merge this computation with the same one of the forward pass.
             with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
                 tape.watch(others)
                 with scope:
                     for layer in between:
-                        run(layer, again)
-            inputs = again[id(last.input)]
+                        run(layer, recomputed)
+            inputs = recomputed[id(last.input)]
             with tf.control_dependencies([upstream]), tf.GradientTape() as last_tape:
                 last_tape.watch([inputs, *own])
                 with scope:
-                    run(last, again)
+                    run(last, recomputed)
             of_inputs, *of_own = last_tape.gradient(
-                again[id(last.output)], [inputs, *own], upstream
+                recomputed[id(last.output)], [inputs, *own], upstream
             )
-            # The inputs go when the kernel has its gradient: it is not to wait while they pile up.
+            # The inputs are freed once the kernel has its gradient. Compute that first, or the
+            # inputs of several layers pile up.
             with tf.control_dependencies(of_own):
                 of_inputs = tf.identity(of_inputs)
             return [*tape.gradient(inputs, others, of_inputs), *of_own]

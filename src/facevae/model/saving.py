@@ -18,8 +18,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 def save_model(model: keras.Model, path: Path) -> None:
     """Write a `.keras` file without the dates that Keras puts into it.
 
-    The same model gives the same bytes, so that a pipeline which caches by content sees that
-    nothing changed.
+    The same model gives the same bytes. A pipeline that caches by content then sees no change.
     """
     with atomic_write(path) as temporary:
         dated = temporary.with_name("dated.keras")
@@ -38,7 +37,8 @@ def load_model(path: Path) -> VAE:
     """Read a VAE from a `.keras` file, in Keras' safe mode.
 
     Raises:
-        UserError: there is no such file, or it is not a whole VAE.
+        UserError: there is no such file, it is damaged, it was written by another version of this
+            project, or it holds another kind of model.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such model; train it first: dvc repro")
@@ -46,10 +46,12 @@ def load_model(path: Path) -> VAE:
         model = keras.saving.load_model(path)
     except (KeyError, TypeError, ValidationError):
         raise UserError(
-            f"{path}: was written by another version of facevae; train it again: dvc repro"
+            f"{path}: was written by another version of facevae; train the model again: dvc repro"
         ) from None
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is not a whole .keras file ({error}); train it again") from None
+        raise UserError(
+            f"{path}: is not a whole .keras file ({error}); train the model again"
+        ) from None
     if not isinstance(model, VAE):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a VAE of this project")
     return model

@@ -1,4 +1,4 @@
-"""The VAE: Encoder, sampling and Decoder with their loss, on any Keras backend."""
+"""The VAE: Encoder, sampling of z, Decoder and loss, on any Keras backend."""
 
 import contextlib
 import math
@@ -48,18 +48,19 @@ class VAE(keras.Model):
     """Variational autoencoder (Kingma & Welling 2013, arXiv 1312.6114) for square colour images.
 
     Args:
-        encoder: settings of the Encoder, which the Decoder mirrors.
-        loss: settings of the loss; see `facevae.model.losses`.
-        image_size: pixels per side; the product of the strides divides it.
-        precision: "float32", or "bfloat16" or "float16" for what the layers compute; the weights,
-            the outputs and the losses are float32.
+        encoder: section `encoder` of the parameters; the Decoder mirrors the Encoder.
+        loss: section `loss` of the parameters; see `facevae.model.losses`.
+        image_size: pixels per side, a multiple of the product of the strides.
+        precision: "float32", "bfloat16" or "float16", in which the layers compute. The weights, the
+            outputs and the losses are float32 in any case.
 
     Attributes:
         encoder, decoder: the two Keras models, usable alone.
         encoder_settings, loss_settings, image_size, precision: as given.
-        log_sigma: ln sigma outside of training; None unless the reconstruction is "gaussian". A
-            learned sigma is that of each training batch, of which a moving average is kept as a
-            weight and used outside of training, as batch normalisation does.
+        log_sigma: ln sigma outside training, sigma in pixel values; None unless the reconstruction
+            is "gaussian". A number if sigma is given. If sigma is learned, training computes it
+            from each batch, and this is a weight with the moving average of ln sigma, as in batch
+            normalisation.
 
     Example:
         >>> parameters = load_parameters("params.yaml")
@@ -110,7 +111,7 @@ class VAE(keras.Model):
                 autocast=False,
                 name="log_sigma",
             )
-        self.built = True  # both halves have their weights already
+        self.built = True  # the Encoder and the Decoder have their weights already
 
     @property
     def latent_size(self) -> int:
@@ -139,11 +140,13 @@ class VAE(keras.Model):
             inputs: images (batch, size, size, 3) in [0, 1], reconstructed from mu; or a dict with
                 "images" and "epsilon" (batch, latent) drawn from N(0, I), reconstructed from
                 z = mu + sigma * epsilon.
-            rematerialization: in training on TensorFlow, whether what lies between convolutions is
-                computed again for the gradients, see `facevae.model.rematerialization`.
+            training: whether batch normalisation and dropout work as in training.
+            rematerialization: in training on TensorFlow, whether activations between convolutions
+                are recomputed for the gradients; see `facevae.model.rematerialization`.
 
         Returns:
-            A dict with "reconstructions", "mu" and "log_var".
+            A dict with "reconstructions" (batch, size, size, 3) in [0, 1], and "mu" and "log_var"
+            (batch, latent), all float32.
         """
         if isinstance(inputs, dict):
             mu, log_var = self.encode(inputs["images"], training, rematerialization)
@@ -158,15 +161,17 @@ class VAE(keras.Model):
         }
 
     def loss_terms(self, images, outputs, training: bool = False):
-        """Mean over the batch of the two terms of the loss, as they are reported.
+        """The two terms of the loss, as they are reported: means over the batch.
 
         Args:
-            images: (batch, size, size, 3).
+            images: (batch, size, size, 3) in [0, 1].
             outputs: what `call` returned for them.
-            training: whether a learned sigma is this batch's, and moves its average.
+            training: whether a learned sigma is computed from this batch and updates its moving
+                average.
 
         Returns:
-            reconstruction and KL, two float32 scalars; the KL is the true one, not weighted.
+            The reconstruction term (unit: see `facevae.model.losses`) and the KL in nats, without
+            its weight; two () float32.
         """
         per_image = self._reconstruction_term(images, outputs["reconstructions"], training)
         kl = keras.ops.sum(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=1)
@@ -183,14 +188,14 @@ class VAE(keras.Model):
         return gaussian_negative_log_density(images, reconstructions, log_sigma)
 
     def training_loss(self, images, outputs, kl_weight):
-        """What a training step minimises, with the terms that it reports.
+        """The loss that a training step minimises, and the two terms that it reports.
 
         Args:
-            images, outputs: as of `loss_terms`.
+            images, outputs: as `loss_terms` takes them.
             kl_weight: factor of the KL term in this step.
 
         Returns:
-            loss, reconstruction and KL, three float32 scalars. The loss is reconstruction +
+            Loss, reconstruction term and KL, three () float32. The loss is reconstruction +
             kl_weight * KL; with free bits, the KL in it is `kl_beyond_free_bits`.
         """
         reconstruction, kl = self.loss_terms(images, outputs, training=True)
@@ -201,9 +206,13 @@ class VAE(keras.Model):
         return reconstruction + kl_weight * kl_penalty, reconstruction, kl
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss that `compile` and `fit` minimise, on any backend: no other is needed.
+        """The loss that Keras' `fit` minimises, on any backend; `compile` needs no other.
 
-        In training that of `training_loss`; in validation the weighted sum of `loss_terms`.
+        In training it is that of `training_loss`, in validation the weighted sum of `loss_terms`.
+
+        Args:
+            x: a dict with "images" and "epsilon", as `call` takes it.
+            y_pred: what `call` returned for it.
         """
         if training:
             return self.training_loss(x["images"], y_pred, self.kl_weight)[0]
@@ -221,10 +230,10 @@ class VAE(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VAE":
-        """The VAE that `get_config` describes.
+        """The VAE that `get_config` described.
 
         Raises:
-            ValueError: the settings are not those of this version.
+            KeyError, TypeError, ValueError: another version of this project wrote the settings.
         """
         settings = {**config}
         encoder, loss = settings.pop("encoder"), settings.pop("loss")

@@ -1,4 +1,4 @@
-"""What charts share: figures, colours, curves, and PNG files, the same bytes for the same data."""
+"""Building blocks of charts, as PNG files; the same data gives the same bytes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from facevae.common.files import atomic_write
 
-# Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/).
+# Okabe and Ito's palette, which colour-blind readers can distinguish
+# (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
-# Two things that are compared, and what both are measured by.
+# The two things that a chart compares, and the reference for both.
 FIRST, SECOND, REFERENCE = COLOURS[0], COLOURS[4], "#333333"
 
 _LEVEL_LINE: dict[str, Any] = {"color": REFERENCE, "linewidth": 1, "linestyle": "--"}
@@ -31,14 +32,14 @@ def new_figure(height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, the same bytes for the same figure."""
+    """Write a figure as a PNG file, with the same bytes for the same figure."""
     with atomic_write(path) as temporary:
-        # Matplotlib's own entry names its version.
+        # By default Matplotlib adds its version to the file.
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def tidy(axes: Axes) -> None:
-    """Show horizontal grid lines behind what is drawn, and numbers in full on the y axis."""
+    """Draw horizontal grid lines behind the data, and write the numbers of the y axis in full."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", **_GRID)
     axes.set_axisbelow(True)
@@ -56,16 +57,19 @@ def save_stacked_bars(
     x_label: str,
     y_label: str,
 ) -> None:
-    """Write a chart of stacked bars that stand in groups, side by side.
+    """Write a chart of stacked bars in groups, as a PNG file.
 
-    The smaller half of the groups has an axis of its own, on the left.
+    The first half of the groups, those with the lower bars, has its own y axis, on the left.
 
     Args:
-        groups: of each group its bars by name, of each bar its parts by name, all with the same
-            names in the same order; from small to large.
-        names: what the groups are called.
-        levels: horizontal lines by name, drawn where they are within the bars' heights.
-        level: what the lines stand for.
+        groups: for each group, its bars by name; for each bar, the heights of its parts by name.
+            All have the same names in the same order. The groups go from low to high bars.
+        names: labels of the groups.
+        levels: horizontal lines by label; a line above the bars is not drawn.
+        path: the PNG file.
+        title: of the figure.
+        level: what the horizontal lines stand for, in the legend.
+        x_label, y_label: of the axes.
     """
     figure = new_figure(5)
     figure.suptitle(title, fontsize=12)
@@ -75,7 +79,7 @@ def save_stacked_bars(
         axes.set_xlabel(x_label)
     figure.axes[0].set_ylabel(y_label)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    # As the parts lie on each other.
+    # In the order in which the parts are stacked, the top one first.
     handles, labels = handles[::-1], labels[::-1]
     handles.append(Line2D([], [], **_LEVEL_LINE))
     labels.append(level)
@@ -122,7 +126,7 @@ def _bars(
     axes.set_xticks(places, labels, rotation=90, fontsize=8, minor=True)
     axes.set_xticks(range(len(groups)), names)
     axes.tick_params(axis="x", which="both", length=0)
-    axes.tick_params(axis="x", which="major", pad=58)  # below the bars' own names
+    axes.tick_params(axis="x", which="major", pad=58)  # below the names of the bars
     tidy(axes)
 
 
@@ -137,24 +141,28 @@ def save_lines_and_levels(
     line: str,
     level: str,
 ) -> None:
-    """Write panels, one above the other, with a line over `x` and a constant to compare it to.
+    """Write panels, one above the other, each with a line over `x` and a constant, as a PNG file.
 
     Args:
-        panels: by the label of the y axis, the line's values and the constant.
-        mark: where on the x axis a vertical line stands, and what it says; left out beyond the
-            ends of `x`.
-        line, level: what the line and the constant are called.
+        x: values on the x axis, ascending.
+        panels: by the label of the y axis, the values of the line and the constant.
+        mark: position of a vertical line, and its entry in the legend; outside the range of `x`
+            it is not drawn.
+        path: the PNG file.
+        title: of the figure.
+        x_label: of the x axis.
+        line, level: legend entries of the line and of the constant.
     """
     figure = new_figure(6)
     figure.suptitle(title, fontsize=12)
-    position, words = mark
+    position, mark_label = mark
     for axes, (label, (values, constant)) in zip(
         figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
     ):
         axes.plot(x, values, color=SECOND, linewidth=2, label=line)
         axes.axhline(constant, color=FIRST, linewidth=2, linestyle="--", label=level)
         if x[0] <= position <= x[-1]:
-            axes.axvline(position, color=REFERENCE, linewidth=1, linestyle=":", label=words)
+            axes.axvline(position, color=REFERENCE, linewidth=1, linestyle=":", label=mark_label)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
@@ -166,7 +174,15 @@ def save_lines_and_levels(
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over x, as a line of a colour, or as the steps of a histogram with bins about x."""
+    """Values over x, drawn as a line or as the steps of a histogram.
+
+    Attributes:
+        name: entry in the legend.
+        x, values: both (count,); with `steps`, x is the middle of each bin.
+        colour: a Matplotlib colour.
+        dashed: whether the line is dashed.
+        steps: whether to draw steps.
+    """
 
     name: str
     x: np.ndarray
@@ -177,7 +193,7 @@ class Curve:
 
 
 def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Draw curves over each other, with whole numbers along the x axis."""
+    """Draw curves into one panel, with whole numbers along the x axis."""
     for curve in curves:
         axes.plot(
             curve.x,
@@ -197,10 +213,14 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
 def save_curves(
     panels: Mapping[str, Sequence[Curve]], path: Path, *, title: str, x_label: str
 ) -> None:
-    """Write panels, one above the other, with curves over each other, as a PNG file.
+    """Write panels, one above the other, each with one or more curves, as a PNG file.
 
     Args:
-        panels: curves by the label of the y axis; those of the first are named in a legend.
+        panels: the curves of each panel, by the label of its y axis. The legend names the curves
+            of the first panel.
+        path: the PNG file.
+        title: of the figure.
+        x_label: of the x axis.
     """
     figure = new_figure(1.4 + 2.3 * len(panels) if len(panels) > 1 else 4)
     figure.suptitle(title, fontsize=12)
@@ -208,7 +228,7 @@ def save_curves(
     for axes, (label, curves) in zip(rows, panels.items(), strict=True):
         draw_curves(axes, curves)
         axes.set_ylabel(label)
-        # The loss of a Gaussian Decoder is a density's, and falls below 0.
+        # The loss of a Gaussian Decoder is a negative log density, and can be below 0.
         if all(np.min(curve.values) >= 0 for curve in curves):
             axes.set_ylim(bottom=0)
     rows[0].legend(frameon=False, fontsize=9)

@@ -9,11 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 from facevae.common.files import atomic_write
 
 _GAP = 2  # white pixels between images
-_LETTERS = range(13, 3, -1)  # sizes of titles, pixels; the largest that fits
+_FONT_SIZES = range(13, 3, -1)  # of titles, pixels; the largest whose titles fit is taken
 
 
 def image_grid(images: np.ndarray, columns: int) -> Image.Image:
-    """Images (count, height, width, 3) in [0, 1], left to right, then top to bottom.
+    """One picture of many images, with white gaps of 2 pixels between them.
+
+    Args:
+        images: (count, height, width, 3) in [0, 1], placed left to right, then top to bottom.
+        columns: images in a row.
 
     Raises:
         ValueError: the count is not a multiple of `columns`.
@@ -34,10 +38,10 @@ def image_grid(images: np.ndarray, columns: int) -> Image.Image:
 
 
 def _with_titles(grid: Image.Image, titles: Sequence[str]) -> Image.Image:
-    """A grid with a title over each column, in letters as small as their width demands."""
+    """The grid with a title over each column, in a font size at which the titles fit."""
     width = (grid.width - _GAP) // len(titles)
     pen = ImageDraw.Draw(grid)
-    for size in _LETTERS:
+    for size in _FONT_SIZES:
         font = ImageFont.load_default(size)
         boxes = [pen.multiline_textbbox((0, 0), title, font) for title in titles]
         if max(right - left for left, _, right, _ in boxes) <= width - _GAP:
@@ -55,7 +59,16 @@ def _with_titles(grid: Image.Image, titles: Sequence[str]) -> Image.Image:
 def save_grid(
     images: np.ndarray, columns: int, path: Path, titles: Sequence[str] | None = None
 ) -> None:
-    """Write `image_grid` to a PNG file, with a title over each column if there are any."""
+    """Write `image_grid` as a PNG file.
+
+    Args:
+        images, columns: as `image_grid` takes them.
+        path: the PNG file.
+        titles: one per column, written above it; None: no titles.
+
+    Raises:
+        ValueError: as `image_grid`.
+    """
     grid = image_grid(images, columns)
     with atomic_write(path) as temporary:
         (_with_titles(grid, titles) if titles else grid).save(temporary, "PNG")

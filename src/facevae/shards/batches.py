@@ -1,4 +1,4 @@
-"""Shards to batches: shuffled with noise for training, in order for everything else."""
+"""Batches of images from shards: shuffled and with noise for training, else in file order."""
 
 import itertools
 from collections.abc import Callable
@@ -17,22 +17,26 @@ SHUFFLE_BUFFER = 2048
 
 _LOAD_BATCH = 64  # images that `load_images` decodes at a time
 
-# Python's `if` and `for` need no translation here; trying costs a quarter of a second.
-_as_it_is = tf.autograph.experimental.do_not_convert
+# AutoGraph would translate Python's control flow into TensorFlow's. These functions need none, and
+# trying takes a quarter of a second.
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 
 class Shards:
     """A folder of shards with its manifest.
 
-    Read within `with Shards(folder) as shards`, a damaged shard becomes a UserError that names it.
+    In `with Shards(folder) as shards:`, reading a damaged shard ends with a UserError that names
+    it.
 
     Attributes:
+        folder: as given.
         image_size: side of the images, pixels.
-        counts: images per split.
-        attributes: names of the attributes; none where the data has no labels.
+        record_format: "raw", "png" or "jpeg".
+        counts: number of images by split.
+        attributes: names of the attributes; empty if the data set has no labels.
 
     Raises:
-        UserError: there is no manifest, or a shard is missing or cut short.
+        UserError: as `facevae.shards.records.read_manifest`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -54,7 +58,7 @@ class Shards:
         return self._files[split]
 
     def labels(self, split: str) -> np.ndarray:
-        """Which attributes hold for a split's images, (images, attributes) bool, in file order."""
+        """Attribute labels of a split, (images, attributes) bool, in file order."""
         entry = self._labels[split]
         if entry is None:
             return np.zeros((self.counts[split], 0), bool)
@@ -72,39 +76,40 @@ class Shards:
 
 
 def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
-    """Serialised Examples () to batches of images (batch, size, size, 3) float32 in [0, 1].
+    """Batches of images (batch, size, size, 3) float32 in [0, 1] from serialised Examples ().
 
-    Where the records are tuples, their first is the Example, and the others come along.
+    A record may be a tuple that starts with the Example; its other elements are batched as they
+    are.
     """
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
     size = shards.image_size
 
-    @_as_it_is
+    @_without_autograph
     def scale(pixels: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.reshape(pixels, (-1, size, size, CHANNELS)), tf.float32) / 255.0
 
-    @_as_it_is
+    @_without_autograph
     def decode_raw(batch: tf.Tensor) -> tf.Tensor:
         raw = tf.io.parse_example(batch, features)["image"]
         return scale(tf.io.decode_raw(raw, tf.uint8, fixed_length=size * size * CHANNELS))
 
-    @_as_it_is
+    @_without_autograph
     def decode_file(record: tf.Tensor) -> tf.Tensor:
         file = tf.io.parse_single_example(record, features)["image"]
         if shards.record_format == "png":
             return tf.io.decode_png(file, CHANNELS)
         return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
 
-    def of_first(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
-        return _as_it_is(
+    def on_first(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
+        return _without_autograph(
             lambda first, *others: (decode(first), *others) if others else decode(first)
         )
 
     if shards.record_format == "raw":
         batches = records.batch(batch_size, drop_remainder)
-        return batches.map(of_first(decode_raw), num_parallel_calls=tf.data.AUTOTUNE)
-    decoded = records.map(of_first(decode_file), num_parallel_calls=tf.data.AUTOTUNE)
-    return decoded.batch(batch_size, drop_remainder).map(of_first(scale))
+        return batches.map(on_first(decode_raw), num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = records.map(on_first(decode_file), num_parallel_calls=tf.data.AUTOTUNE)
+    return decoded.batch(batch_size, drop_remainder).map(on_first(scale))
 
 
 def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
@@ -134,7 +139,7 @@ def load_images(shards: Shards, split: str, limit: int | None = None) -> np.ndar
 
 
 def labelled_batches(shards: Shards, *, batch_size: int, seed: int) -> tf.data.Dataset:
-    """The train split with its labels, in another order each time that it is gone through.
+    """The train split with its labels, shuffled differently in each pass.
 
     Yields:
         (batch, size, size, 3) float32 in [0, 1] and (batch, attributes) float32, 0 or 1.
@@ -151,12 +156,18 @@ def labelled_batches(shards: Shards, *, batch_size: int, seed: int) -> tf.data.D
 
 
 def noise(seed: int, position: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
-    """Standard normal noise: a function of (seed, position), not of what was drawn before."""
+    """Standard normal noise, float32: a function of (seed, position), not of earlier draws.
+
+    Args:
+        position: () int64.
+    """
     return tf.random.stateless_normal(shape, seed=tf.stack([tf.cast(seed, tf.int64), position]))
 
 
 def steps_per_epoch(shards: Shards, batch_size: int) -> int:
-    """Whole batches in the train split; what is left over waits for another epoch's shuffle.
+    """Number of whole batches in the train split.
+
+    An epoch leaves out images that do not fill a batch; which ones depends on its shuffle.
 
     Raises:
         UserError: the split is smaller than one batch.
@@ -173,11 +184,11 @@ def steps_per_epoch(shards: Shards, batch_size: int) -> int:
 def training_batches(
     shards: Shards, *, batch_size: int, latent_size: int, seed: int, epoch: int, skip: int = 0
 ) -> tf.data.Dataset:
-    """One epoch of shuffled training batches, each with the noise to sample z with.
+    """One epoch of shuffled training batches, each with the noise that z is sampled with.
 
-    The order and the noise are functions of (seed, epoch) alone. An image and its noise travel
-    together, so that a batch split over several devices gives what one device would. The first
-    `skip` batches are left out, undecoded.
+    The order and the noise are functions of (seed, epoch) alone. Every image keeps its noise when a
+    batch is split over several devices, so that they compute the same as one device. The first
+    `skip` batches are dropped without being decoded.
 
     Yields:
         A dict of "images" (batch_size, size, size, 3) float32 in [0, 1] and "epsilon"
@@ -195,7 +206,7 @@ def training_batches(
     steps = steps_per_epoch(shards, batch_size)
     positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
 
-    @_as_it_is
+    @_without_autograph
     def with_noise(batch: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"images": batch, "epsilon": noise(seed, position, (batch_size, latent_size))}
 

@@ -6,17 +6,17 @@ A shard is a TFRecord file of `tf.train.Example` records with two bytes features
             by the record_format of the manifest
     name    the image's file name in CelebA
 
-Where the source has attributes, `<split>-attributes.npy` says which hold for each image, in the
-shards' order: (images, attributes) bool. And `manifest.json` beside them says what they hold:
+If the data set has attribute labels, `<split>-attributes.npy` holds those of a split, in the order
+of the images in the shards: (images, attributes) bool. `manifest.json` describes the whole folder:
 
     settings:   crop, resize, image_size, record_format
-    attributes: their names; none where the source has no attributes
-    splits:     per split the number of images; its shards in order: file, images, bytes; and its
-                attributes: file, bytes; or null
-    skipped:    per split how many images were beyond its limit; and of those that could not be
-                used, name and reason
+    attributes: their names; empty if the data set has no labels
+    splits:     per split: the number of images; the shards in order, each with file, images and
+                bytes; the attributes' file and bytes, or null
+    skipped:    per split, the number of images beyond its limit; and the name of each image that
+                could not be used, with the reason
 
-TensorFlow is not needed here, and is kept out so that worker processes start in an instant.
+This module does not import TensorFlow, so that worker processes start quickly.
 """
 
 import json
@@ -46,10 +46,10 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def encode_example(features: dict[str, bytes]) -> bytes:
-    """A serialised `tf.train.Example` of bytes features.
+    """Serialise a `tf.train.Example` whose features are all bytes.
 
-    Written out by hand because importing TensorFlow in each worker would take longer than its
-    work: Example.features = 1, Features.feature = 1 (a map: key = 1, value = 2),
+    Encoded by hand, because importing TensorFlow takes a worker longer than its work. The protobuf
+    fields: Example.features = 1, Features.feature = 1 (a map: key = 1, value = 2),
     Feature.bytes_list = 1, BytesList.value = 1.
     """
     entries = b"".join(
@@ -65,16 +65,21 @@ def _masked_crc(content: bytes) -> bytes:
 
 
 def frame_record(content: bytes) -> bytes:
-    """One TFRecord: length, its checksum, content, its checksum (TensorFlow's TFRecord format)."""
+    """Frame one record as TensorFlow's TFRecord format asks.
+
+    The length (8 bytes, little-endian), its masked CRC-32C (4 bytes), the content, and the
+    content's masked CRC-32C (https://www.tensorflow.org/tutorials/load_data/tfrecord).
+    """
     length = struct.pack("<Q", len(content))
     return length + _masked_crc(length) + content + _masked_crc(content)
 
 
 def read_manifest(shards: Path) -> dict[str, Any]:
-    """The manifest of a folder that `prepare` wrote, whose shards are there and of their length.
+    """Read the manifest of a folder that `prepare` wrote, and check the sizes of the files in it.
 
     Raises:
-        UserError: there is none, or a shard is missing or cut short.
+        UserError: there is no manifest, it is damaged, or a file that it lists is missing or has
+            another size.
     """
     path = shards / MANIFEST
     try:
@@ -99,7 +104,11 @@ def read_manifest(shards: Path) -> dict[str, Any]:
 
 
 def find_damage(path: Path) -> str | None:
-    """A sentence about the first record of a shard that fails its checksum; None if all hold."""
+    """Look for a record of a shard that fails its checksum.
+
+    Returns:
+        A sentence that names the first damaged record and what to do; None if all are intact.
+    """
     content = memoryview(path.read_bytes())
     position, number = 0, 0
     while position < len(content):

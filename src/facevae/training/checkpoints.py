@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk: one file, whole or not there, with one user."""
+"""Checkpoints: the state of an unfinished training, in one file that one process may use."""
 
 import contextlib
 import hashlib
@@ -19,29 +19,30 @@ import numpy as np
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write
 
-# A kill costs at most so much work.
+# Between two checkpoints within an epoch: a kill costs at most this much work.
 _SECONDS = 120.0
 
-# Unfinished trainings whose state is kept, the newest; 65 to 90 MiB each with the default models.
+# The number of unfinished trainings whose state is kept, the newest ones. With the default models a
+# state takes 65 to 90 MiB.
 _KEPT = 8
 
 
 def content_digest(data: Iterable[str], project: Path, code: Sequence[str]) -> str:
-    """A name for the bytes of data and of the code that reads them.
+    """A BLAKE2b hash of the contents of data files and of the code that reads them.
 
     Args:
         data: files, in the order in which they are read.
-        project: folder that the code lies in; where that is does not matter.
+        project: folder that contains the code; its location does not change the hash.
         code: Python files, and folders of them, relative to `project`.
 
     Returns:
-        Hexadecimal digits.
+        128 hexadecimal digits.
 
     Raises:
         UserError: a file cannot be read.
     """
     digest = hashlib.blake2b()
-    # Several files have the same name: only the whole relative path gives them an order.
+    # Sorted by the whole relative path, because several files have the same name.
     files = {project / part for part in code if not (project / part).is_dir()}
     files |= {file for part in code for file in (project / part).rglob("*.py")}
     named = [(path.relative_to(project).as_posix(), path) for path in files]
@@ -56,14 +57,15 @@ def content_digest(data: Iterable[str], project: Path, code: Sequence[str]) -> s
 
 
 def state_key(settings: dict[str, Any], content: str) -> str:
-    """A name for all that decides the outcome of a training on one machine.
+    """A key for everything that the outcome of a training on one machine depends on.
 
     Args:
-        settings: parameters, as JSON can hold them.
+        settings: the parameters, in types that JSON knows.
         content: the `content_digest` of the data and the code.
 
     Returns:
-        16 hexadecimal digits, another for every other setting, byte or version of the libraries.
+        16 hexadecimal digits. They change with every setting, every byte of the data and the code,
+        and the versions of Keras, NumPy and TensorFlow.
     """
     libraries = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
     everything = json.dumps([settings, libraries, content], sort_keys=True)
@@ -71,10 +73,14 @@ def state_key(settings: dict[str, Any], content: str) -> str:
 
 
 class Checkpoint:
-    """The last state of one training, in a folder of its own, locked while it is open.
+    """The last state of one training, in a folder of its own that is locked while it is open.
 
-    Opening it also clears away what a killed process left half-written, and the states of other
-    trainings, beside `folder`, but for the newest few.
+    Opening a checkpoint also deletes what a killed process left half-written in the folder, and the
+    states of other trainings beside the folder, except the newest ones.
+
+    Args:
+        folder: the folder of this training, which need not exist.
+        seconds: time after which another checkpoint is due.
 
     Example:
         >>> with Checkpoint(Path(".facevae/checkpoints/direct-5d41402abc4b2a76")) as checkpoint:
@@ -100,13 +106,13 @@ class Checkpoint:
             self._lock.acquire()
         except filelock.Timeout:
             raise UserError(
-                f"another run is at this very training already ({self._read_owner()}); wait for "
-                f"it, or end it with SIGTERM: the next run goes on from where it stopped"
+                f"this training is running already ({self._read_owner()}); wait until it ends, or "
+                f"stop it with SIGTERM: the next run resumes from where it stopped"
             ) from None
         self._owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         for path in self._folder.glob(".*.tmp-*"):
             shutil.rmtree(path, ignore_errors=True)
-        self._forget_the_oldest()
+        self._delete_oldest()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +121,7 @@ class Checkpoint:
         self._lock.release()
 
     def read(self) -> dict[str, np.ndarray] | None:
-        """The arrays that were written last, None if there are none.
+        """The arrays that were written last; None if there are none.
 
         Raises:
             UserError: the file is damaged.
@@ -127,32 +133,34 @@ class Checkpoint:
                 return dict(arrays)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self._file}: is damaged ({error}); delete it, and training starts anew"
+                f"{self._file}: is damaged ({error}); delete it to start this training from the "
+                f"beginning"
             ) from None
 
     def write(self, arrays: dict[str, np.ndarray]) -> None:
-        """Replace what was written before, which stays whole until the very end.
+        """Write arrays. The file that they replace stays whole until they are written completely.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the file cannot be written.
         """
         try:
             with atomic_write(self._file) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
-                os.fsync(file.fileno())  # before the rename: a power cut must not leave a stump
+                os.fsync(file.fileno())  # before the rename: no half a file after a power cut
         except OSError as error:
             raise UserError(
-                f"{self._file}: cannot be written ({error.strerror}); the one before it is whole"
+                f"{self._file}: cannot be written ({error.strerror}); the last complete "
+                f"checkpoint is intact"
             ) from None
         self._written = time.monotonic()
 
     def due(self) -> bool:
-        """Whether so much time has passed since the last one that another should be written."""
+        """Whether the last checkpoint is old enough for another one."""
         return time.monotonic() - self._written > self._seconds
 
     def remove(self) -> None:
-        """Forget this training, which is through."""
+        """Delete the state of this training, which is complete."""
         self._file.unlink(missing_ok=True)
 
     def _read_owner(self) -> str:
@@ -160,7 +168,7 @@ class Checkpoint:
             return self._owner.read_text("utf-8")
         return "just started"
 
-    def _forget_the_oldest(self) -> None:
+    def _delete_oldest(self) -> None:
         others = [folder for folder in self._folder.parent.iterdir() if folder != self._folder]
         for folder in sorted(others, key=_age)[_KEPT - 1 :]:
             with contextlib.suppress(filelock.Timeout), _lock(folder):
@@ -173,5 +181,5 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
 
 def _age(folder: Path) -> float:
     with contextlib.suppress(OSError):
-        return time.time() - folder.stat().st_mtime  # of its last checkpoint's arrival
+        return time.time() - folder.stat().st_mtime  # when its last checkpoint was renamed into it
     return 0.0

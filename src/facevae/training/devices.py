@@ -1,7 +1,7 @@
-"""The devices that one training runs on: one, all GPUs of a machine, or those of several machines.
+"""The devices of a training: one device, all GPUs of a machine, or those of several machines.
 
-A global batch is split evenly over them, so that its size, the learning rate and the meaning of an
-epoch do not depend on how many there are.
+Each global batch is split evenly over them, so that its size, the learning rate and the meaning of
+an epoch do not depend on the number of devices.
 """
 
 import contextlib
@@ -15,18 +15,19 @@ import tensorflow as tf
 
 from facevae.common.errors import UserError
 
-# A machine that is silent for so long is taken for dead.
+# A machine that sends no heartbeat for this long is considered dead.
 _HEARTBEAT_SECONDS = 30
 
 
 def visible_devices() -> tf.distribute.Strategy:
-    """A strategy for all visible GPUs, or else CPUs, of this machine or of all those in TF_CONFIG.
+    """A strategy for all visible GPUs, or for the CPU if there is none.
 
-    On one device it is TensorFlow's default strategy, which costs nothing. With TF_CONFIG it
-    returns when all workers have been started.
+    The devices are those of this machine, or of all machines that the environment variable
+    TF_CONFIG names. On one device the strategy is TensorFlow's default, without overhead. With
+    TF_CONFIG this function returns once all workers have started.
 
     Raises:
-        UserError: TF_CONFIG is not what TensorFlow's users know.
+        UserError: TF_CONFIG does not have the form that TensorFlow expects.
     """
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
@@ -48,9 +49,9 @@ def visible_devices() -> tf.distribute.Strategy:
 def _wait_longer_for_heartbeats(cluster: dict[str, list[str]]) -> None:
     from tensorflow.python.eager import context
 
-    # As the strategy would, with 10 s in place of these: machines that are busy, or suspended for
-    # a moment, were taken for dead. There is no public way. A process that is killed is noticed at
-    # once in any case, for its connections break.
+    # The strategy does the same with 10 s, and then takes machines that are busy or suspended for a
+    # moment for dead. There is no public way to change that. A killed process is noticed at once in
+    # any case, because its connections break.
     jobs = [job for job in ("chief", "worker") if job in cluster]
     context.context().configure_coordination_service(
         service_type="standalone",
@@ -64,7 +65,7 @@ def _wait_longer_for_heartbeats(cluster: dict[str, list[str]]) -> None:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the one that writes files: the chief, or else worker 0."""
     resolver = strategy.cluster_resolver
     if resolver is None:
         return True
@@ -76,13 +77,14 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def split_batches(
     strategy: tf.distribute.Strategy, batches: tf.data.Dataset, batch_size: int
 ) -> Iterable[Any]:
-    """Each batch in as many equal parts as there are devices, in order: this process' ones.
+    """Split each batch into equal parts, one per device, in order.
 
     Args:
-        batches: the same in every process.
+        batches: global batches, the same in every process.
+        batch_size: images in a global batch, a multiple of the number of devices.
 
     Returns:
-        What `strategy.run` takes, batch by batch.
+        For each batch, the parts of this process' devices, as `strategy.run` takes them.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
@@ -109,7 +111,11 @@ def split_batches(
 def check_batch_size(
     strategy: tf.distribute.Strategy, batch_size: int, accumulation_steps: int
 ) -> None:
-    """Raise a UserError if a batch cannot be split evenly, over devices and then into parts."""
+    """Check that a batch splits evenly over the devices, and there into accumulation steps.
+
+    Raises:
+        UserError: it does not.
+    """
     replicas = strategy.num_replicas_in_sync
     parts = replicas * accumulation_steps
     if batch_size % parts:
@@ -123,12 +129,13 @@ def check_batch_size(
 
 
 class Workers:
-    """What the processes of one training tell each other; with a single one, nothing.
+    """Communication between the processes of one training.
 
-    Every process has to make the same calls in the same order.
+    Every process must make the same calls in the same order. With a single process, nothing is
+    exchanged.
 
     Attributes:
-        alone: whether there is a single one.
+        alone: whether there is a single process.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -146,17 +153,17 @@ class Workers:
         self._gather = gather
 
     def chiefs(self, value: np.ndarray) -> np.ndarray:
-        """The chief's value, in every process; of the same shape and type in all."""
+        """The chief's value, in every process. All pass values of the same shape and type."""
         return value if self.alone else self._gather(tf.constant(value)).numpy()[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in some process."""
+        """Whether the flag is set in any process."""
         return flag if self.alone else bool(self._gather(tf.constant(int(flag))).numpy().any())
 
 
 @contextlib.contextmanager
 def workers_alive(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turn TensorFlow's errors about workers that are gone into a UserError."""
+    """Turn TensorFlow's errors about lost workers into a UserError."""
     try:
         yield
     except (
@@ -168,6 +175,6 @@ def workers_alive(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if strategy.cluster_resolver is None:
             raise
         raise UserError(
-            f"another worker of TF_CONFIG's cluster is gone ({type(error).__name__}); start all of "
-            f"them again, and training goes on from the last checkpoint"
+            f"another worker of TF_CONFIG's cluster is gone ({type(error).__name__}); start all "
+            f"workers again, and training resumes from the last checkpoint"
         ) from None

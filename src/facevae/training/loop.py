@@ -1,7 +1,7 @@
-"""The training loop, in TensorFlow, explicit so that it can be read from top to bottom.
+"""The training loop, written out in TensorFlow so that it can be read from top to bottom.
 
-`VAE.compile(...)` and `fit` minimise the same loss on any Keras backend, without KL warm-up,
-history and checkpoints; see `facevae.model.vae.VAE`.
+Keras' `fit` minimises the same loss on any backend, without KL warm-up, history and checkpoints:
+see `facevae.model.vae.VAE`.
 """
 
 import csv
@@ -23,15 +23,17 @@ from facevae.training.step import evaluate_split, training_step, validation_step
 
 
 def kl_weight_at(epoch: int, loss: Loss) -> float:
-    """The KL weight of an epoch, counted from 0.
+    """The KL weight of an epoch: kl_weight * min(1, (epoch + 1) / (kl_warmup_epochs + 1)).
 
-    During the warm-up it grows in equal steps from kl_weight / (kl_warmup_epochs + 1).
+    Args:
+        epoch: counted from 0.
+        loss: kl_weight and kl_warmup_epochs are read.
     """
     return loss.kl_weight * min(1.0, (epoch + 1) / (loss.kl_warmup_epochs + 1))
 
 
 class _History:
-    """The history as CSV, each row flushed at once."""
+    """Writes the history as CSV and flushes every row."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -70,32 +72,35 @@ def train(
 ) -> int:
     """Train `vae` in place.
 
-    It runs on the devices of the strategy in whose scope `vae` was made, see
-    `facevae.training.devices`. If these are of several machines, each calls this with the same
-    arguments, but for `checkpoint`, which only the chief has.
+    Training runs on the devices of the strategy in whose scope `vae` was created, see
+    `facevae.training.devices`. If these are on several machines, each machine calls this function
+    with the same settings and data; only the chief passes a `checkpoint`.
 
     Args:
-        shards: train and validation splits are used.
-        settings: the section `train` of the parameters; `vae` has the precision already.
-        history: gets one CSV row an epoch, flushed at once. Validation terms are those of the
-            full KL weight, so that epochs of a warm-up can be compared. Every loss in it is
-            reconstruction + kl_weight * KL, with the true KL also where there are free bits.
-        checkpoint: where to go on from, if it holds a state, and to leave the state after every
-            epoch and whenever it is due. The weights and the history at the end are, to the bit,
-            those of a run that was never stopped.
-        stop_requested: asked after every batch.
-        on_start: called once with the images seen before, 0 if there is no state to go on from.
-        after_step: called with the images seen so far and the loss of the step's batch.
-        after_epoch: called with the epoch's history row.
+        vae: a VAE whose weights are updated.
+        shards: the train and validation splits are used.
+        settings: section `train` of the parameters. `vae` must have its precision already.
+        history: receives one CSV row per epoch, flushed at once; the columns are
+            `HISTORY_COLUMNS`. Every loss in it is reconstruction + kl_weight * KL, with the true KL
+            even with free bits. The validation loss uses the full KL weight, so that epochs of the
+            warm-up are comparable.
+        checkpoint: if it holds a state, training resumes from it. The state is saved after every
+            epoch, and whenever the checkpoint is due. The final weights and history are
+            bit-identical to those of a training without interruption.
+        stop_requested: called after every batch; training stops if it returns True.
+        on_start: called once with the number of images trained on before, 0 without a state.
+        after_step: called with the number of images trained on so far and the loss of the batch.
+        after_epoch: called with the history row of the epoch.
 
     Returns:
-        The epoch, counted from 1, whose weights `vae` has now: the last, or with early stopping
+        The epoch, counted from 1, whose weights `vae` has now: the last one, or with early stopping
         the one with the smallest validation loss.
 
     Raises:
-        UserError: too few images for one batch; a batch that does not split evenly over the
-            devices and into parts; a loss that is not finite; another machine that is gone.
-        StoppedError: `stop_requested`; the checkpoint has the state.
+        UserError: the train split is smaller than one batch; a batch does not split evenly over
+            the devices and accumulation steps; a loss or a weight is not finite; or the checkpoint
+            cannot be read or written.
+        StoppedError: `stop_requested` returned True. The checkpoint holds the state.
     """
     epochs, batch_size = settings.epochs, settings.batch_size
     steps = steps_per_epoch(shards, batch_size)
@@ -152,8 +157,8 @@ def train(
             after_step((epoch * steps + state.step) * batch_size, reconstruction + kl_weight * kl)
             pause()
         reconstruction, kl = (state.totals / np.float32(steps)).tolist()
-        # Each machine goes through the whole split, but what decides is the chief's last bit.
-        part = batch_size // settings.accumulation_steps  # what is known to fit
+        # Every machine evaluates the whole split. The chief's result counts: last bits may differ.
+        part = batch_size // settings.accumulation_steps  # a size that fits in memory
         validation = evaluate_split(evaluate, shards, "validation", part, pause)
         val_reconstruction, val_kl = workers.chiefs(np.array(validation)).tolist()
         _check_finite(
@@ -161,7 +166,7 @@ def train(
             np.float32(vae.kl_weight),
             f"the validation after epoch {epoch + 1}",
         )
-        named = {
+        row_values = {
             "epoch": epoch + 1,
             "kl_weight": kl_weight,
             "loss": reconstruction + kl_weight * kl,
@@ -171,10 +176,10 @@ def train(
             "val_reconstruction": val_reconstruction,
             "val_kl": val_kl,
         }
-        state.end_epoch(named)
+        state.end_epoch(row_values)
         rows.write(state.history[epoch])
         save()
-        after_epoch(named)
+        after_epoch(row_values)
     if state.best is None:
         return state.epoch
     vae.set_weights(state.best)

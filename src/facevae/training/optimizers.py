@@ -1,4 +1,4 @@
-"""Adam, and two optimizers that keep less per weight, each with Keras' own as its portable twin."""
+"""Optimizers that are faster or take less memory than Keras' own, for TensorFlow only."""
 
 import keras
 import tensorflow as tf
@@ -7,11 +7,11 @@ from facevae.common.parameters import Train
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` (Kingma & Ba 2014, arXiv 1412.6980), one kernel per variable.
+    """`keras.optimizers.Adam` (Kingma & Ba 2014, arXiv 1412.6980) with one kernel per variable.
 
-    Keras composes each update of a dozen kernels, which on a CPU read and write the large Dense
-    weights again and again. The fused kernel does the same arithmetic in one pass: at batch 32
-    training is 1.13 times as fast (`make bench-rewrites`). TensorFlow only; dense gradients only.
+    Keras computes an update with a dozen kernels, each of which reads and writes the large Dense
+    weights. The fused kernel does the same arithmetic in one pass: at batch 32 on a CPU, training
+    is 1.13 times as fast (`make bench-rewrites`). For dense gradients only.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -32,11 +32,10 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 class FusedSGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` with momentum, one kernel per variable.
+    """`keras.optimizers.SGD` with momentum, with one kernel per variable.
 
-    Keras composes each update of several kernels and needs room for two more copies of the
-    weights that are being updated; the fused kernel needs none. TensorFlow only; dense gradients
-    only; not for Nesterov's momentum.
+    Keras computes an update with several kernels and needs memory for two copies of the variable;
+    the fused kernel needs none. For dense gradients only, without Nesterov's momentum.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -53,17 +52,17 @@ class FusedSGD(keras.optimizers.SGD):
 class FactoredAdafactor(keras.optimizers.Adafactor):
     """`keras.optimizers.Adafactor` (Shazeer & Stern 2018, arXiv 1804.04235), without first moment.
 
-    The second moment of a weight of two or more dimensions is kept as the means of its rows and of
-    its columns, over the last two dimensions, and nothing else is: Keras keeps their product as
-    well, as large as the weight. A step is the learning rate times the root mean square of the
-    weight (algorithm 5 of the paper), with the learning rate as it is given; Keras' is never above
-    1 / sqrt(step). TensorFlow only; dense gradients only.
+    For a weight with two or more dimensions, only the means of the second moment's rows and columns
+    (over the last two dimensions) are stored. Keras stores their product as well, which is as large
+    as the weight. The size of a step is the learning rate times the root mean square of the weight
+    (algorithm 5 of the paper). The learning rate is used as given; Keras by default limits it to
+    1 / sqrt(step). For dense gradients only.
     """
 
     def build(self, var_list):
         if self.built:
             return
-        # Not Adafactor's own, which makes the product, too.
+        # Skips Adafactor's own `build`, which would create the product as well.
         super(keras.optimizers.Adafactor, self).build(var_list)
         self._moments = []
         for variable in var_list:
@@ -88,10 +87,10 @@ class FactoredAdafactor(keras.optimizers.Adafactor):
         moments = self._moments[self._get_variable_index(variable)]
         if len(moments) == 1:
             (velocity,) = moments
-            news = [squares + self.epsilon_1]
+            new_values = [squares + self.epsilon_1]
         else:
-            news = [tf.reduce_mean(squares, axis) + self.epsilon_1 for axis in (-1, -2)]
-        for moment, new in zip(moments, news, strict=True):
+            new_values = [tf.reduce_mean(squares, axis) + self.epsilon_1 for axis in (-1, -2)]
+        for moment, new in zip(moments, new_values, strict=True):
             self.assign(moment, decay * moment + (1.0 - decay) * new)
         if len(moments) == 1:
             update = gradient * tf.math.rsqrt(velocity)
@@ -100,9 +99,9 @@ class FactoredAdafactor(keras.optimizers.Adafactor):
             rows /= tf.reduce_mean(rows, axis=-1, keepdims=True)
             update = gradient * tf.math.rsqrt(rows)[..., tf.newaxis]
             update *= tf.math.rsqrt(columns)[..., tf.newaxis, :]
-        longest = tf.maximum(1.0, tf.sqrt(mean_square(update)) / self.clip_threshold)
-        size = tf.maximum(self.epsilon_2, tf.sqrt(mean_square(variable)))
-        step = tf.cast(learning_rate, variable.dtype) * size / longest
+        clipping = tf.maximum(1.0, tf.sqrt(mean_square(update)) / self.clip_threshold)
+        scale = tf.maximum(self.epsilon_2, tf.sqrt(mean_square(variable)))
+        step = tf.cast(learning_rate, variable.dtype) * scale / clipping
         self.assign_sub(variable, step * update)
 
 
@@ -111,13 +110,16 @@ def learning_rate(
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """The learning rate over all steps of a training.
 
-    In the warm-up it grows in equal steps from learning_rate / (warmup_steps + 1). Then it stays
-    ("constant"), or falls as half a cosine to 0 with the last step ("cosine": Loshchilov & Hutter
-    2016, arXiv 1608.03983, without restarts).
+    During the warm-up it grows linearly from learning_rate / (warmup_steps + 1). Then it stays
+    constant ("constant"), or falls as half a cosine to 0 at the last step ("cosine": Loshchilov &
+    Hutter 2016, arXiv 1608.03983, equation 5 without restarts).
 
     Args:
         settings: learning_rate, warmup_steps and learning_rate_schedule are read.
-        steps: steps of the training, warm-up included.
+        steps: number of steps of the training, warm-up included.
+
+    Returns:
+        A number, or a schedule that takes the number of the step, from 0.
 
     Raises:
         ValueError: an unknown schedule.
@@ -142,15 +144,16 @@ def learning_rate(
 def build_optimizer(
     settings: Train, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule
 ) -> keras.Optimizer:
-    """The optimizer, for networks of the precision of the settings.
+    """The optimizer that the settings name.
 
-    float16 has too few exponents for small gradients: there the loss is scaled up, a step whose
-    gradients overflow is left out, and the scale follows (arXiv 1710.03740).
+    float16 cannot represent small gradients. With it the loss is scaled up, a step whose gradients
+    overflow is skipped, and the scale is adapted (Micikevicius et al. 2017, arXiv 1710.03740).
 
     Args:
-        settings: optimizer and precision are read. What an optimizer keeps beside the weights, all
-            in float32: "adam" two numbers per weight; "sgd", with momentum 0.9, one; "adafactor"
-            one per row and column of a weight.
+        settings: optimizer and precision are read. Optimizers store, in float32 and beside the
+            weights: "adam" two numbers per weight; "sgd", with momentum 0.9, one; "adafactor" one
+            per row and column of a weight.
+        learning_rate: from `learning_rate`.
 
     Raises:
         ValueError: an unknown optimizer.

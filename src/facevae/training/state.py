@@ -1,4 +1,4 @@
-"""All that decides how a training goes on and what its history says."""
+"""The state of a training: everything that its continuation and its history depend on."""
 
 import keras
 import numpy as np
@@ -21,14 +21,20 @@ SMALLER_STEPS = "try a smaller train.learning_rate"
 
 
 class TrainingState:
-    """All that decides how a training goes on and what its history says.
+    """Everything that the continuation of a training and its history depend on.
+
+    Args:
+        vae, optimizer: their variables belong to the state; the optimizer is built.
+        epochs: epochs of the whole training.
+        keep_best: whether to keep the weights of the best epoch, for early stopping.
 
     Attributes:
-        epoch: epochs that are through.
-        step: steps taken in the epoch after them.
-        totals: the two terms, summed over these steps; (2,) float32.
-        history: a row per epoch, NaN in those to come; (epochs, columns) float64.
-        best: the weights after the epoch of the smallest validation loss; None if not wanted.
+        epoch: number of complete epochs.
+        step: number of steps taken in the current epoch.
+        totals: reconstruction term and KL, summed over these steps; (2,) float32.
+        history: one row per epoch, NaN for epochs to come; (epochs, columns) float64.
+        best: the weights after the epoch with the smallest validation loss; None without
+            `keep_best`.
     """
 
     def __init__(
@@ -38,12 +44,13 @@ class TrainingState:
         self.step = 0
         self.totals = np.zeros(2, np.float32)
         self.history = np.full((epochs, len(HISTORY_COLUMNS)), np.nan)
-        # The VAE's include the statistics of batch normalisation and the seeds of dropout.
+        # `vae.variables` includes the statistics of batch normalisation and the seeds of dropout.
         self._variables = [*vae.variables, *optimizer.variables]
         self._weights = vae.weights
         self.best = [weight.numpy() for weight in vae.weights] if keep_best else None
 
     def end_epoch(self, row: dict[str, float]) -> None:
+        """Add a row with the columns `HISTORY_COLUMNS` to the history, and start the next epoch."""
         self.history[self.epoch] = [row[column] for column in HISTORY_COLUMNS]
         self.epoch += 1
         self.step = 0
@@ -52,15 +59,15 @@ class TrainingState:
         self.totals = np.zeros(2, np.float32)
 
     def best_epoch(self) -> int:
-        """The first epoch, counted from 1, with the smallest validation loss; 0 before its end."""
+        """The first epoch with the smallest validation loss, counted from 1; 0 during the first."""
         losses = self.history[: self.epoch, HISTORY_COLUMNS.index("val_loss")]
         return 1 + int(np.argmin(losses)) if len(losses) else 0
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """For a checkpoint.
+        """The state as arrays by name, for a checkpoint.
 
         Raises:
-            UserError: a weight is not finite, and going on from there of no use.
+            UserError: a weight is not finite, so that resuming from this state is useless.
         """
         variables = [variable.numpy() for variable in self._variables]
         if not all(np.isfinite(variable).all() for variable in variables):
@@ -77,7 +84,7 @@ class TrainingState:
         }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go back to where `arrays` was called."""
+        """Restore the state that `arrays` returned."""
         self.epoch, self.step = arrays["position"].tolist()
         self.totals = arrays["totals"]
         self.history = arrays["history"]

@@ -1,4 +1,4 @@
-"""One step of training, and the terms of the loss over a split."""
+"""One training step, and the loss terms of a whole split."""
 
 from collections.abc import Callable
 
@@ -12,22 +12,28 @@ from facevae.shards.batches import Shards, images, noise
 
 
 def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Callable:
-    """A compiled function (batch, kl_weight) -> (reconstruction, KL) that also updates `vae`.
+    """Build a compiled function that takes one training step.
 
-    It minimises `vae.training_loss` and returns the terms as `vae.loss_terms` has them. It runs on
-    the devices of the strategy in whose scope `vae` and `optimizer` were made, each with an equal
-    part of the batch, as `split_batches` deals them out.
+    The step minimises `vae.training_loss`. It runs on the devices of the strategy in whose scope
+    `vae` and `optimizer` were created, each with an equal part of the batch as `split_batches`
+    gives it.
 
     Args:
-        settings: these are read:
-            gradient_clip_norm: the largest global L2 norm of the gradients; None: no clipping.
+        vae: its weights are updated.
+        optimizer: its state is updated.
+        settings: these keys are read:
+            gradient_clip_norm: maximum global L2 norm of the gradients; None: no clipping.
             accumulation_steps: equal parts of a device's batch that go through the networks one
-                after the other, so that the activations of one part at a time are kept; the
-                optimizer then makes one step with the mean of their gradients. Batch normalisation
-                takes its statistics of each part, and moves its averages with each; so do a learned
-                sigma and the means that free bits look at.
-            rematerialization: whether what lies between convolutions is computed again for the
+                after the other, so that only one part's activations are in memory. The optimizer
+                then takes one step with the mean of their gradients. Batch normalisation computes
+                its statistics from each part, and updates its averages with each. The same goes
+                for a learned sigma, and for the means that free bits compare.
+            rematerialization: whether activations between convolutions are recomputed for the
                 gradients; see `facevae.model.rematerialization`.
+
+    Returns:
+        A function (batch, kl_weight) -> (2,) float32: the reconstruction term and the KL of the
+        batch, as `vae.loss_terms` returns them. `kl_weight` is () float32.
     """
     gradient_clip_norm = settings.gradient_clip_norm
     accumulation_steps = settings.accumulation_steps
@@ -48,11 +54,11 @@ def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Call
 
     def update(gradients):
         if gradient_clip_norm is not None:
-            # Their sum is what is to be clipped, and here it is needed before the optimizer's.
+            # Clipping needs the sum over the replicas before the optimizer computes it.
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            longest = optimizer.scale_loss(gradient_clip_norm)
-            gradients, _ = tf.clip_by_global_norm(gradients, longest)
+            max_norm = optimizer.scale_loss(gradient_clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, max_norm)
             gradients = [gradient / replicas for gradient in gradients]
         optimizer.apply(gradients, vae.trainable_variables)
 
@@ -62,12 +68,12 @@ def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Call
         return terms
 
     def zeros(kl_weight):
-        # 0, but only when it runs: TensorFlow would keep constant zeros as long as the function.
+        # 0, but computed: TensorFlow would keep constant zeros for as long as the function exists.
         zero = tf.minimum(kl_weight, 0.0)
         return [tf.fill(weight.shape, zero) for weight in vae.trainable_variables], tf.zeros(2)
 
     def add_part(number, sums, batch, kl_weight):
-        # A strided split: then the parts of several devices together equal one device's part.
+        # A strided split: the parts of several devices together then equal one device's part.
         part = {
             name: tf.reshape(value, (-1, accumulation_steps, *value.shape[1:]))[:, number]
             for name, value in batch.items()
@@ -80,7 +86,7 @@ def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Call
         return terms / accumulation_steps
 
     def accumulate(batch, kl_weight):
-        # A loop, and outside of `strategy.run`: in the loop's body devices may exchange statistics.
+        # The loop is outside `strategy.run`, because devices exchange statistics within its body.
         _, sums = tf.while_loop(
             lambda number, sums: number < accumulation_steps,
             lambda number, sums: (
@@ -104,15 +110,18 @@ def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Call
 
 
 def validation_step(vae: VAE, seed: int) -> Callable:
-    """A compiled function (images, position) -> (reconstruction, KL), z sampled once per image.
+    """Build a compiled function that computes the loss terms of a batch, with one z per image.
 
-    The noise is a function of (seed, position), the number of the batch.
+    Returns:
+        A function (images, position) -> (2,) float32: the reconstruction term and the KL, means
+        over the batch. `position` is the number of the batch, () int64; the noise is a function of
+        (seed, position).
     """
 
     @tf.function(reduce_retracing=True, autograph=False)
     def step(batch, position):
         shape = (tf.shape(batch)[0], vae.latent_size)
-        # Training counts its noise upwards from 0; this must not be the same.
+        # Training uses the positions from 0 upwards; this noise must be different.
         epsilon = noise(seed, -1 - position, shape)
         outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
         return tf.stack(vae.loss_terms(batch, outputs))
@@ -131,9 +140,11 @@ def evaluate_split(
 
     Args:
         step: from `validation_step`.
+        batch_size: images that are evaluated at a time.
+        after_batch: called after every batch.
 
     Returns:
-        Two floats, nats (or squared error) per image.
+        Reconstruction term (nats, or squared error with "mse") and KL (nats) per image.
     """
     total, count = np.zeros(2), 0
     for position, batch in enumerate(images(shards, split, batch_size)):
