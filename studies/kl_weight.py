@@ -33,7 +33,6 @@ CANDIDATES: dict[Title, Settings] = {
     ("mse, weight 0.001",): {"loss.reconstruction": "mse", "loss.kl_weight": 0.001},
     ("plain autoencoder",): {"loss.reconstruction": "mse", "loss.kl_weight": 0.0},
 }
-_COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#D55E00")
 
 
 def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
@@ -122,7 +121,7 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
         return
     from scipy import stats
 
-    from facevae.plotting.charts import REFERENCE, Curve, save_curves
+    from facevae.plotting.charts import COLOURS, REFERENCE, Curve, save_curves
     from facevae.plotting.grids import save_grid
 
     shown = {title[0]: dict(np.load(file)) for title, file in files.items()}
@@ -137,7 +136,7 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
     edges = np.linspace(-EXTENT, EXTENT, 97)
     middles, width = 0.5 * (edges[:-1] + edges[1:]), edges[1] - edges[0]
     curves = []
-    for (name, arrays), colour in zip(shown.items(), _COLOURS, strict=False):
+    for (name, arrays), colour in zip(shown.items(), COLOURS, strict=False):
         density = np.histogram(arrays["z"], edges)[0] / arrays["z"].size / width
         curves.append(Curve(name, middles, density, colour))
     fine = np.linspace(-EXTENT, EXTENT, 400)

@@ -24,6 +24,7 @@ from scipy import stats
 from benchmarks.harness import MIB, project_parameters, table
 from facevae.common.files import atomic_write
 from facevae.memory.ledger import ledger
+from facevae.plotting.charts import VARIANT_COLOURS
 from studies.harness import EPOCHS, Results, Settings, Study, Title, dvc_command, main
 
 CONFIDENCE = 0.95
@@ -180,7 +181,8 @@ def save_picture(results: Results, folder: Path, reports: Path) -> None:
                 if not values:
                     continue
                 x, y = size[title], float(np.mean(values))
-                colour, shape = ("#D55E00", "D") if title == DIRECT else ("#0072B2", "o")
+                variant, shape = ("direct", "D") if title == DIRECT else ("inter_dense", "o")
+                colour = VARIANT_COLOURS[variant]
                 axes.plot([x, x], [min(values), max(values)], color=colour, linewidth=1)
                 axes.plot(x, y, shape, color=colour)
                 axes.annotate(title[0], (x, y), (4, 4), textcoords="offset points", fontsize=8)

@@ -254,7 +254,9 @@ def test_a_model_of_another_version_is_one_sentence(
                 assert old.encode() in content
                 content = content.replace(old.encode(), new.encode())
             target.writestr(name, content)
-    with pytest.raises(UserError, match=r"written by another version of facevae; train it again"):
+    with pytest.raises(
+        UserError, match=r"written by another version of facevae; train the model again"
+    ):
         load_model(other)
 
 

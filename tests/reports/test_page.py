@@ -20,7 +20,7 @@ from facevae.common.tables import rows_csv
 from facevae.latent.codes import radius_rows, unit_rows, z_rows
 from facevae.memory.ledger import ledger
 from facevae.memory.report import memory_markdown, save_memory_by_batch, save_memory_by_inter_dense
-from facevae.plotting.charts import FIRST, SECOND, Curve, save_curves
+from facevae.plotting.charts import VARIANT_COLOURS, Curve, save_curves
 from facevae.reports.charts import CHARTS
 
 STUDIES = PROJECT / "reports" / "studies"
@@ -188,13 +188,14 @@ def test_compare_without_metrics_is_a_sentence(
 
 def test_page_charts_show_a_loss_below_zero(tmp_path: Path) -> None:
     epochs = np.arange(1, 6)
-    above = Curve("above", epochs, 500.0 - epochs, FIRST)
-    below = Curve("below", epochs, 10_000.0 - 8_000.0 * epochs, SECOND)
+    above = Curve("above", epochs, 500.0 - epochs, VARIANT_COLOURS["direct"])
+    below = Curve("below", epochs, 10_000.0 - 8_000.0 * epochs, VARIANT_COLOURS["inter_dense"])
     panels = {"above": [above], "below": [below]}  # the legend, in colours, is of the first alone
     save_curves(panels, tmp_path / "loss.png", title="loss", x_label="epoch")
     with Image.open(tmp_path / "loss.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    colour = [int(SECOND[i : i + 2], 16) for i in (1, 3, 5)]
+    drawn_in = VARIANT_COLOURS["inter_dense"]
+    colour = [int(drawn_in[i : i + 2], 16) for i in (1, 3, 5)]
     drawn = np.flatnonzero((pixels == colour).all(axis=2).any(axis=1))
     assert drawn.size
     assert np.ptp(drawn) > 0.25 * len(pixels)  # over the height of its panel

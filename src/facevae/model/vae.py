@@ -98,25 +98,30 @@ class VAE(keras.Model):
             self.encoder = build_encoder(encoder, image_size)
             self.decoder = build_decoder(encoder, image_size)
         self.log_sigma: Any = None
-        if loss.reconstruction == "gaussian" and not isinstance(loss.sigma, str):
-            self.log_sigma = math.log(loss.sigma)
-        elif loss.reconstruction == "gaussian":
-            # Near the standard deviation of faces around mid-grey. ln sigma is averaged, because an
-            # average of sigma^2 forgets its initial value slowly.
+        if self.learns_sigma:
+            # It is ln sigma that is averaged: an average of sigma^2 forgets its start slowly.
             self.log_sigma = self.add_weight(
                 shape=(),
+                # Near the standard deviation of faces around mid-grey.
                 initializer=keras.initializers.Constant(-1.0),
                 dtype="float32",
                 trainable=False,
                 autocast=False,
                 name="log_sigma",
             )
+        elif not isinstance(loss.sigma, str) and loss.reconstruction == "gaussian":
+            self.log_sigma = math.log(loss.sigma)
         self.built = True  # the Encoder and the Decoder have their weights already
 
     @property
     def latent_size(self) -> int:
         """Dimensions of z."""
         return self.encoder_settings.latent_size
+
+    @property
+    def learns_sigma(self) -> bool:
+        """Whether the sigma of a Gaussian Decoder is learned, not given."""
+        return self.reconstruction == "gaussian" and self.loss_settings.sigma == "learned"
 
     @property
     def reconstruction(self) -> str:
@@ -178,10 +183,11 @@ class VAE(keras.Model):
         return keras.ops.mean(per_image), keras.ops.mean(kl)
 
     def _reconstruction_term(self, images, reconstructions, training: bool):
+        """Per image; in training, a learned sigma's moving average is updated."""
         if self.reconstruction != "gaussian":
             return RECONSTRUCTION_LOSSES[self.reconstruction](images, reconstructions)
         log_sigma = self.log_sigma
-        if training and isinstance(self.loss_settings.sigma, str):
+        if training and self.learns_sigma:
             log_sigma = optimal_log_sigma(images, reconstructions)
             moved = self.log_sigma * MOMENTUM + log_sigma * (1.0 - MOMENTUM)
             self.log_sigma.assign(moved)
@@ -199,10 +205,12 @@ class VAE(keras.Model):
             kl_weight * KL; with free bits, the KL in it is `kl_beyond_free_bits`.
         """
         reconstruction, kl = self.loss_terms(images, outputs, training=True)
-        kl_penalty = kl
+        # The penalty is minimised, the KL is reported.
         if free_bits := self.loss_settings.free_bits:
             per_unit = kl_per_unit(outputs["mu"], outputs["log_var"])
             kl_penalty = kl_beyond_free_bits(per_unit, free_bits)
+        else:
+            kl_penalty = kl
         return reconstruction + kl_weight * kl_penalty, reconstruction, kl
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

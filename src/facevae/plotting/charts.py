@@ -17,8 +17,9 @@ from facevae.common.files import atomic_write
 # Okabe and Ito's palette, which colour-blind readers can distinguish
 # (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
-# The two things that a chart compares, and the reference for both.
-FIRST, SECOND, REFERENCE = COLOURS[0], COLOURS[4], "#333333"
+# Of the variants in every chart, and of what both are compared with.
+VARIANT_COLOURS = {"direct": COLOURS[0], "inter_dense": COLOURS[4]}
+REFERENCE = "#333333"
 
 _LEVEL_LINE: dict[str, Any] = {"color": REFERENCE, "linewidth": 1, "linestyle": "--"}
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
@@ -151,7 +152,7 @@ def save_lines_and_levels(
         path: the PNG file.
         title: of the figure.
         x_label: of the x axis.
-        line, level: legend entries of the line and of the constant.
+        line, level: the variants that the line and the constant are of.
     """
     figure = new_figure(6)
     figure.suptitle(title, fontsize=12)
@@ -159,8 +160,10 @@ def save_lines_and_levels(
     for axes, (label, (values, constant)) in zip(
         figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
     ):
-        axes.plot(x, values, color=SECOND, linewidth=2, label=line)
-        axes.axhline(constant, color=FIRST, linewidth=2, linestyle="--", label=level)
+        axes.plot(x, values, color=VARIANT_COLOURS[line], linewidth=2, label=line)
+        axes.axhline(
+            constant, color=VARIANT_COLOURS[level], linewidth=2, linestyle="--", label=level
+        )
         if x[0] <= position <= x[-1]:
             axes.axvline(position, color=REFERENCE, linewidth=1, linestyle=":", label=mark_label)
         axes.set_ylabel(label)

@@ -12,9 +12,8 @@ from scipy import stats
 
 from facevae.common.parameters import VARIANTS
 from facevae.plotting.charts import (
-    FIRST,
     REFERENCE,
-    SECOND,
+    VARIANT_COLOURS,
     Curve,
     draw_curves,
     new_figure,
@@ -25,7 +24,6 @@ from facevae.reports.inputs import read_text
 
 CHARTS = ("loss", "latent_units", "z_histograms", "radii")
 
-_COLOURS = dict(zip(VARIANTS, (FIRST, SECOND), strict=True))
 _Table = dict[str, np.ndarray]
 
 
@@ -59,7 +57,7 @@ def _save_loss(histories: Mapping[str, _Table], path: Path) -> None:
                 f"{variant}, {split}",
                 history["epoch"],
                 history[f"{prefix}{quantity}"],
-                _COLOURS[variant],
+                VARIANT_COLOURS[variant],
                 dashed=split == "training",
             )
             for variant, history in histories.items()
@@ -81,7 +79,12 @@ def _save_loss(histories: Mapping[str, _Table], path: Path) -> None:
 def _save_latent_units(latents: Mapping[str, _Table], path: Path) -> None:
     def curves(column: str) -> list[Curve]:
         return [
-            Curve(variant, np.arange(1, 1 + table[column].size), ordered[column], _COLOURS[variant])
+            Curve(
+                variant,
+                np.arange(1, 1 + table[column].size),
+                ordered[column],
+                VARIANT_COLOURS[variant],
+            )
             for variant, table in latents.items()
             if (ordered := _by_kl(table))
         ]
@@ -179,4 +182,4 @@ def _fine_grid(tables: Mapping[str, _Table], x: str) -> np.ndarray:
 
 def _histograms(tables: Mapping[str, _Table], x: str) -> Iterator[Curve]:
     for variant, table in tables.items():
-        yield Curve(variant, table[x], table["density"], _COLOURS[variant], steps=True)
+        yield Curve(variant, table[x], table["density"], VARIANT_COLOURS[variant], steps=True)

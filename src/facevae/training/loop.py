@@ -47,12 +47,12 @@ class _History:
 
 
 def _check_finite(terms: np.ndarray, kl_weight: np.float32, place: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        weighted = kl_weight * terms[1]
-    named = {"reconstruction": terms[0], "kl": terms[1]}
-    remedy = SMALLER_STEPS
+    """Raise a UserError if a term of the loss is not finite, or the KL times its weight."""
     if np.isfinite(terms).all():
-        named, remedy = {"weighted kl": weighted}, "try a smaller loss.kl_weight"
+        with np.errstate(over="ignore"):
+            named, remedy = {"weighted kl": kl_weight * terms[1]}, "try a smaller loss.kl_weight"
+    else:
+        named, remedy = {"reconstruction": terms[0], "kl": terms[1]}, SMALLER_STEPS
     faults = [f"the {name} term is {x}" for name, x in named.items() if not np.isfinite(x)]
     if faults:
         raise UserError(f"{' and '.join(faults)} in {place}; {remedy}")
@@ -125,7 +125,7 @@ def train(
         if checkpoint:
             checkpoint.write(state.arrays())
 
-    def pause() -> None:
+    def stop_or_save() -> None:
         if workers.any(stop_requested()):
             save()
             raise StoppedError(
@@ -136,10 +136,11 @@ def train(
 
     on_start((state.epoch * steps + state.step) * batch_size)
     for epoch in range(state.epoch, epochs):
+        # `epoch` epochs are done, and the best one is counted from 1: no improvement since then.
         if patience is not None and epoch - state.best_epoch() >= patience:
             break
         kl_weight = kl_weight_at(epoch, vae.loss_settings)
-        weight = tf.constant(kl_weight, tf.float32)
+        kl_weight_tensor = tf.constant(kl_weight, tf.float32)
         batches = training_batches(
             shards,
             batch_size=batch_size,
@@ -149,17 +150,18 @@ def train(
             skip=state.step,
         )
         for batch in split_batches(strategy, batches, batch_size):
-            terms = step(batch, weight).numpy()
+            terms = step(batch, kl_weight_tensor).numpy()
             state.step += 1
             state.totals += terms
-            _check_finite(terms, weight.numpy(), f"epoch {epoch + 1}, step {state.step}")
+            place = f"epoch {epoch + 1}, step {state.step}"
+            _check_finite(terms, kl_weight_tensor.numpy(), place)
             reconstruction, kl = terms.tolist()
             after_step((epoch * steps + state.step) * batch_size, reconstruction + kl_weight * kl)
-            pause()
+            stop_or_save()
         reconstruction, kl = (state.totals / np.float32(steps)).tolist()
-        # Every machine evaluates the whole split. The chief's result counts: last bits may differ.
         part = batch_size // settings.accumulation_steps  # a size that fits in memory
-        validation = evaluate_split(evaluate, shards, "validation", part, pause)
+        validation = evaluate_split(evaluate, shards, "validation", part, stop_or_save)
+        # Machines may differ in the last bit: all take the chief's result, to decide alike.
         val_reconstruction, val_kl = workers.chiefs(np.array(validation)).tolist()
         _check_finite(
             np.array([val_reconstruction, val_kl], np.float32),

@@ -35,7 +35,9 @@ class FusedSGD(keras.optimizers.SGD):
     """`keras.optimizers.SGD` with momentum, with one kernel per variable.
 
     Keras computes an update with several kernels and needs memory for two copies of the variable;
-    the fused kernel needs none. For dense gradients only, without Nesterov's momentum.
+    the fused kernel needs none: a step's peak is 142 MiB, with Keras' own 171 MiB (direct, batch
+    32; measured with `facevae.measurement.step_peak`). For dense gradients only, without Nesterov's
+    momentum.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -54,7 +56,8 @@ class FactoredAdafactor(keras.optimizers.Adafactor):
 
     For a weight with two or more dimensions, only the means of the second moment's rows and columns
     (over the last two dimensions) are stored. Keras stores their product as well, which is as large
-    as the weight. The size of a step is the learning rate times the root mean square of the weight
+    as the weight: 0.2 MiB instead of 30, and a step's peak of 110 MiB instead of 144 (direct, batch
+    32; measured with `facevae.measurement.step_peak`). The size of a step is the learning rate times the root mean square of the weight
     (algorithm 5 of the paper). The learning rate is used as given; Keras by default limits it to
     1 / sqrt(step). For dense gradients only.
     """
