@@ -24,7 +24,7 @@ def example_metrics(params: int, psnr: float, memory: float, double: float | Non
             "diversity_of_real": 0.25,
         },
         "cost": {
-            "machine": {"device": "a device", "onednn": True, "keras": "3.15.1"}, "batch_size": 128,
+            "machine": {"device": "a device", "onednn": "on", "keras": "3.15.1"}, "batch_size": 128,
             "images_per_second": 160.0, "images_per_second_lower_quartile": 150.0,
             "images_per_second_upper_quartile": 170.0, "peak_memory_mib": memory,
             "images_per_second_double_batch": double,

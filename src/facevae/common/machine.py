@@ -70,19 +70,17 @@ def describe_machine() -> dict[str, Any]:
     """What must be equal for equal bytes, for a record beside measurements.
 
     Returns:
-        device; instruction_sets; onednn, whether it is on; threads, of TensorFlow within and across
-        kernels, 0 for its own choice by the number of cores; and the versions of Python and the
-        libraries.
+        device; instruction_sets; onednn: "on" or "off"; threads, of TensorFlow within a kernel; and
+        the versions of python, tensorflow, keras and numpy.
     """
     import tensorflow as tf
 
-    threading = tf.config.threading
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
     return {
         "device": device_name(),
         "instruction_sets": " ".join(instruction_sets()),
-        "onednn": onednn_is_on(),
-        "threads": f"{threading.get_intra_op_parallelism_threads()} within kernels, "
-        f"{threading.get_inter_op_parallelism_threads()} across them",
+        "onednn": "on" if onednn_is_on() else "off",
+        "threads": threads or os.cpu_count(),  # 0: TensorFlow's choice, a thread per core
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
     }

@@ -252,7 +252,7 @@ of `{parameters.data.source}`, one training each (seed {parameters.train.seed}),
 {" and ".join(devices)}.
 
 The same parameters give the same bytes on the same machine, which means: the same \
-{", ".join(f"{_machine_key(key)} ({_as_yaml(value)})" for key, value in machines[0].items())}.
+{", ".join(f"{_MACHINE_KEYS.get(key, key)} ({value})" for key, value in machines[0].items())}.
 
 A real-data reference is the metric of the same name for real images of the train split in place of
 samples. Frechet distance, precision and recall are computed on the features of the attribute
@@ -273,8 +273,15 @@ the Encoder" (2022). Its claims in our words:
 """
 
 
-def _machine_key(key: str) -> str:
-    return {"onednn": "oneDNN", "instruction_sets": "instruction sets"}.get(key, key)
+# How the keys of a machine's record are written.
+_MACHINE_KEYS = {
+    "instruction_sets": "instruction sets",
+    "onednn": "oneDNN",
+    "python": "Python",
+    "tensorflow": "TensorFlow",
+    "keras": "Keras",
+    "numpy": "NumPy",
+}
 
 
 def _as_yaml(value: Any) -> str:
