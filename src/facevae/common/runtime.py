@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from facevae.common.inherited import ignore_inherited_settings
+
 
 def enable_determinism(seed: int) -> None:
     """Seed all random generators and order TensorFlow's kernels: the same calls, the same bits."""
@@ -21,6 +23,7 @@ def enable_determinism(seed: int) -> None:
 def load_tensorflow() -> None:
     """Import TensorFlow without its start-up messages, which come from before any log level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    ignore_inherited_settings()
     sys.stderr.flush()
     terminal = os.dup(2)
     # Keras imports these where it finds them, for functions that no stage calls: two seconds.
