@@ -1,13 +1,18 @@
-"""Imports matplotlib where MPLBACKEND names a backend that this environment lacks.
+"""Imports matplotlib, also where MPLBACKEND names a backend that this environment lacks.
 
-Notebooks set MPLBACKEND for all processes that they start. Charts are files and need no backend.
+Notebooks set MPLBACKEND for all processes that they start, and matplotlib's import fails without
+that backend. Charts are files and need none. A backend that is there is set, as matplotlib does.
 """
 
-import importlib
+import contextlib
 import os
+import sys
 
-try:
-    importlib.import_module("matplotlib")
-except ValueError:
-    os.environ.pop("MPLBACKEND", None)
-    importlib.import_module("matplotlib")
+if "matplotlib" not in sys.modules:
+    _backend = os.environ.pop("MPLBACKEND", "")
+    import matplotlib
+
+    if _backend:
+        os.environ["MPLBACKEND"] = _backend
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = _backend
