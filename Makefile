@@ -6,18 +6,26 @@ BIN := .venv/bin
 DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+# What a shell has set for another Python is not for this project's.
+unexport $(filter PYTHON%,$(.VARIABLES))
+
+# Whether .venv is whole and this folder's. In one that was moved or copied, or whose Python has gone or
+# is another version now, Python does not find the project here. A link to one is taken as it is.
+FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
+WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
+
 .PHONY: help repro celeba check fits test test-fast lint format bench-data bench-train bench-onednn bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-memory-options gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
-repro: $(BIN)/.installed check ## install the environment and run the whole pipeline
+repro: repository $(BIN)/.installed check ## install the environment and run the whole pipeline
 	$(DVC) repro
 
 celeba: $(BIN)/.installed ## download CelebA into data/celeba, or FOLDER=..., and verify it
 	@$(BIN)/python -m facevae.data.download "$(FOLDER)"
 
-check: $(BIN)/.installed ## check params.yaml without running anything
+check: repository $(BIN)/.installed ## check params.yaml without running anything
 	@$(BIN)/python -m facevae.common.parameters
 
 fits: $(BIN)/.installed ## estimate which batch sizes fit on a card of VRAM=4GiB; BATCH=256: how to make this one fit
@@ -72,26 +80,37 @@ study-memory-options: $(BIN)/.installed ## measure what each way to less memory 
 	$(BIN)/python -m studies.memory_options $(SETTINGS)
 
 gpu: $(BIN)/.installed ## install the CUDA libraries that TensorFlow needs on an NVIDIA GPU
-	$(BIN)/pip install "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
+	sh tools/pip.sh .venv "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
 
 clean: ## delete the environments, but not data, models and DVC's cache
 	rm -rf .venv .venv-peers
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
-		|| { echo "facevae needs Python 3.11 to 3.13: make PYTHON=python3.11 ..." >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+.PHONY: repository renew
+repository:
+	@$(if $(WHOLE),$(BIN)/python,$(PYTHON)) tools/preflight.py repository
 
-$(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+ifeq ($(WHOLE),)
+$(BIN)/.installed .venv-peers/.installed: renew
+endif
+
+$(BIN)/.installed: requirements.txt pyproject.toml
+ifeq ($(WHOLE),)
+	@test ! -e .venv || echo "Building .venv again, which is unfinished, or made for another folder or Python; for an NVIDIA card, say make gpu again" >&2
+	@rm -rf .venv
+	@$(PYTHON) tools/preflight.py environment || { test $$? -ne 127 || echo "facevae needs Python: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+endif
+	sh tools/pip.sh .venv -r requirements.txt
+	sh tools/pip.sh .venv --no-deps --editable .
+	@$(BIN)/python $(FINDS) || { echo "pip has installed elsewhere than into .venv: '$(BIN)/pip config list' shows where" >&2; exit 2; }
 	@touch $@
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	sh tools/pip.sh .venv -r requirements-dev.txt
 	@touch $@
 
-.venv-peers/.installed: requirements-peers.txt | $(BIN)/python
+.venv-peers/.installed: requirements-peers.txt | $(BIN)/.installed
+	@rm -rf .venv-peers
 	$(BIN)/python -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	sh tools/pip.sh .venv-peers -r requirements-peers.txt
 	@touch $@

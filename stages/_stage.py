@@ -10,14 +10,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+# What PYTHONPATH names comes after the environment's packages: it may be of another Python.
+_named = [Path(place).absolute() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+sys.path.sort(key=lambda place: Path(place) in _named)
 
 # The library beside this file, not an installed one: it is what DVC has listed and hashed, also in
 # the copies of the project that `dvc exp run --temp` and the queue make.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from facevae.common.errors import StoppedError, UserError
-from facevae.common.parameters import VARIANTS, Parameters, load_parameters
+# A user's own style is not for these charts: the same results are to give the same pictures.
+os.environ["MATPLOTLIBRC"] = os.devnull
+
+try:
+    import yaml
+
+    from facevae.common.errors import StoppedError, UserError
+    from facevae.common.parameters import VARIANTS, Parameters, load_parameters
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"{sys.executable} lacks the package {error.name}: run `make repro`, which builds the "
+        "environment, or activate one that has what requirements.txt lists; `dvc checkout` brings "
+        "back the outputs that DVC has deleted"
+    )
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+import facevae.plotting.backend  # noqa: F401
+
+# isort: split
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats

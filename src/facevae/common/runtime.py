@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from facevae.common.inherited import ignore_inherited_settings
+
 
 def enable_determinism(seed: int) -> None:
     """Seed all random generators and order TensorFlow's kernels: the same calls, the same bits."""
@@ -79,6 +81,7 @@ def load_tensorflow() -> None:
     If the import fails, or aborts the process, they are shown.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    ignore_inherited_settings()
     # Keras imports these where it finds them, for functions that no stage calls. Without them a
     # stage starts in 2.8 s, less than the 3.9 s of a bare `import tensorflow` (`make bench-start`).
     unneeded = [name for name in ("matplotlib", "scipy", "sklearn") if name not in sys.modules]

@@ -64,7 +64,11 @@ def measure_peaks(settings: Sequence[Parameters], *, own_allocator: bool = False
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **({} if own_allocator else _ENVIRONMENT)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),  # this library, in this order
+            **({} if own_allocator else _ENVIRONMENT),
+        },
     )
     assert process.stdin
     for each in settings:
