@@ -1,0 +1,123 @@
+"""What docs/sharing.md and README's experiments promise, with a DVC remote and a git remote."""
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from documents import console_commands
+from study import Study, ran
+
+OF_THE_MACHINE = {"cost@direct", "cost@inter_dense", "compare", "page"}
+
+
+def _documented(start: str) -> list[str]:
+    """The arguments of the only command of the documents that begins so."""
+    (command,) = {each for _, each in console_commands() if each.startswith(start)}
+    return shlex.split(command)[1:]
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Study:
+    """A finished run in a clone of a bare repository; FACEVAE_STUDY may name the run."""
+    folder = tmp_path_factory.mktemp("sharing")
+    finished = os.environ.get("FACEVAE_STUDY")
+    if finished:
+        study = Study(Path(finished))
+    else:
+        study = Study.new(folder / "study", project)
+        study.dvc("repro")
+        study.keep_as_first_run()
+    study.git("clone", "--quiet", "--bare", str(study.folder), str(folder / "origin.git"))
+    study.git("clone", "--quiet", str(folder / "origin.git"), str(folder / "ours"))
+    ours = Study(folder / "ours")
+    shutil.copytree(study.folder / ".dvc" / "cache", ours.folder / ".dvc" / "cache")
+    ours.git("checkout", "--quiet", "-B", "main", "first-run")
+    ours.dvc("checkout", "--quiet")
+    ours.dvc("remote", "add", "--default", "storage", str(folder / "storage"))
+    ours.git("add", ".dvc/config")
+    ours.commit("A run to share")
+    ours.dvc(*_documented("dvc push"))
+    ours.git("push", "--quiet", "origin", "main")
+    return ours
+
+
+@pytest.fixture
+def theirs(ours: Study, tmp_path: Path) -> Study:
+    """A clone that has pulled."""
+    origin = ours.folder.parent / "origin.git"
+    ours.git("clone", "--quiet", "--branch", "main", str(origin), str(tmp_path / "theirs"))
+    theirs = Study(tmp_path / "theirs")
+    theirs.dvc(*_documented("dvc pull"))
+    return theirs
+
+
+def _files(study: Study, *, without: str) -> dict[str, bytes]:
+    folders = (study.folder / name for name in ("data", "models", "reports", "metrics"))
+    return {
+        str(path.relative_to(study.folder)): path.read_bytes()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and not path.match(without)
+    }
+
+
+def test_a_second_clone_restores_everything_and_measures_its_own_costs(
+    ours: Study, theirs: Study
+) -> None:
+    assert not list((theirs.folder / "metrics").glob("*_cost.json"))
+    expected = _files(ours, without="*_cost.json")
+    assert "models/direct.keras" in expected
+    assert _files(theirs, without="*_cost.json") == expected
+    assert ran(theirs.dvc("repro")) == OF_THE_MACHINE
+    assert ran(theirs.dvc("repro")) == set()
+
+
+def test_costs_are_in_no_remote(ours: Study) -> None:
+    stored = {
+        path.parent.name + path.name
+        for path in (ours.folder.parent / "storage" / "files" / "md5").rglob("*")
+        if path.is_file()
+    }
+    lock = ours.lock()
+    for variant in ("direct", "inter_dense"):
+        (cost,) = lock[f"cost@{variant}"]["outs"]
+        assert cost["md5"] not in stored
+        assert lock[f"train@{variant}"]["outs"][0]["md5"] in stored
+
+
+def test_own_copy_of_the_images_trains_nothing(theirs: Study, tmp_path: Path) -> None:
+    shutil.copytree(theirs.folder / "data" / "synthetic", tmp_path / "copy")
+    path = theirs.folder / "params.yaml"
+    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params["data"]["source"] = str(tmp_path / "copy")
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    assert ran(theirs.dvc("repro", "train")) == {"synthesize", "prepare"}
+
+
+def test_an_experiment_is_pushed_pulled_and_shown(ours: Study, theirs: Study) -> None:
+    run = _documented("dvc exp run --name wider")
+    value = run[-1].replace("320", "24")
+    ours.dvc(*run[:-1], value)
+    ours.dvc(*_documented("dvc exp push"))
+    assert "wider" in theirs.dvc(*_documented("dvc exp list"))
+    theirs.dvc(*_documented("dvc exp pull"))
+    table = theirs.dvc(*_documented("dvc exp show"))
+    assert "[wider]" in table
+    assert "encoder.inter_dense" in table
+    assert "metrics/inter_dense.json:test.psnr" in table
+    theirs.dvc(*_documented("dvc exp apply"))
+    for name in ("models/inter_dense.keras", "reports/inter_dense/samples.png"):
+        assert (theirs.folder / name).read_bytes() == (ours.folder / name).read_bytes()
+
+
+def test_the_table_of_experiments_fits_in_120_columns(
+    ours: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = ours.dvc(*_documented("dvc exp show")).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert not any("…" in line for line in lines), "a column is cut"
