@@ -2,8 +2,8 @@
 
     python docs/figures.py [FOLDER]
 
-FOLDER is the project in which `dvc repro` has run (default: the current folder). The run must be one
-of the built-in drawn faces: no picture from real images goes into the repository.
+FOLDER is the project in which `dvc repro` has run (default: the current folder). The run must be of
+the built-in drawn faces: no picture from real images goes into the repository.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def check_run(project: Path, pictures: list[str]) -> None:
     for name in pictures:
         path = project / name
         if not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != outs[name]:
-            raise SystemExit(f"{path}: is not that of the last run in dvc.lock; run dvc repro first")
+            raise SystemExit(f"{path}: is not of the last run in dvc.lock; run dvc repro first")
 
 
 def main(project: Path, target: Path = DOCS) -> None:

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from documents import (
     DOCUMENTS,
     EXCEPTIONS,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from documents import console_commands
 from study import Study, ran
+
+pytestmark = pytest.mark.slow
 
 OF_THE_MACHINE = {"cost@direct", "cost@inter_dense", "compare", "page"}
 

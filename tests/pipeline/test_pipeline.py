@@ -171,15 +171,17 @@ def _readme_table(project: Path) -> list[tuple[str, str]]:
 def _promised(table: list[tuple[str, str]], key: str) -> set[str]:
     """The stages of the first row that matches a key.
 
-    A cell may go on: "; for `keys` also `stages`".
+    A cell may continue: "; for `keys` also `stages`".
     """
 
     def matches(keys: str) -> bool:
         return any(fnmatch.fnmatch(key, each) for each in re.findall(r"`(.+?)`", keys))
 
-    always, *parts = next(stages for keys, stages in table if matches(keys)).split("; for ")
-    also = [part.partition(" also ") for part in parts]
-    return _matching(always).union(*(_matching(stages) for keys, _, stages in also if matches(keys)))
+    stages, *parts = next(stages for keys, stages in table if matches(keys)).split("; for ")
+    for keys, _, also in (part.partition(" also ") for part in parts):
+        if matches(keys):
+            stages += also
+    return _matching(stages)
 
 
 _STATUS = """
