@@ -222,6 +222,20 @@ def _expect_files_of(folder: Path, clone: Path) -> None:
     path.write_text(code, encoding="utf-8")
 
 
+def _environment(folder: Path, clone: Path) -> Path:
+    """This environment again, in a folder, with a python that takes a clone's library."""
+    tools = folder / "bin"
+    tools.mkdir(parents=True)
+    for tool in (Path(sys.prefix) / "bin").iterdir():
+        (tools / tool.name).symlink_to(tool)
+    python = tools / "python"
+    python.unlink()
+    command = f'PYTHONPATH="{clone}/src" exec "{sys.executable}" "$@"'
+    python.write_text(f"#!/bin/sh\n{command}\n", encoding="utf-8")
+    python.chmod(0o755)
+    return folder
+
+
 def _git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *arguments], cwd=folder, check=True)
 
@@ -248,14 +262,13 @@ def _run(folder: Path) -> int:
     _git(folder, "clone", "--quiet", "--bare", str(first), str(origin))
     _git(folder, "clone", "--quiet", str(origin), "facevae")
     clone = folder / "facevae"
-    # This environment, which is as new as the clone to make.
-    (clone / ".venv").symlink_to(sys.prefix)
+    (clone / ".venv").symlink_to(_environment(folder / "environment", clone))
+    # To make, the environment is newer than these.
     for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt"):
         os.utime(clone / name, (0, 0))
     with _server(celeba) as mirror:
         environment = {
-            **os.environ, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}", "COLUMNS": "120",
-            "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1", "PAGER": "cat",
+            **os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}", "COLUMNS": "120",
             "CELEBA": str(celeba), "MIRROR": mirror, "ORIGIN": str(origin),
             "STORAGE": str(folder / "storage"),
         }  # fmt: skip
