@@ -1,12 +1,18 @@
-"""What docs/sharing.md and README's experiments promise, with a DVC remote and a git remote."""
+"""What docs/sharing.md and README's experiments promise, with a DVC remote and a git remote.
+
+And the pictures of README and docs, which come from a run.
+"""
 
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from documents import console_commands
 from study import Study, ran
 
@@ -124,3 +130,21 @@ def test_the_table_of_experiments_fits_in_120_columns(
     lines = ours.dvc(*_documented("dvc exp show")).splitlines()
     assert max(map(len, lines)) <= 120
     assert not any("…" in line for line in lines), "a column is cut"
+
+
+def test_figures_are_of_a_finished_run_on_drawn_faces(ours: Study) -> None:
+    command = [sys.executable, "docs/figures.py"]
+    docs, reports, lock = (ours.folder / name for name in ("docs", "reports", "dvc.lock"))
+    subprocess.run(command, cwd=ours.folder, check=True)
+    for name in ("memory_by_batch.png", "memory_by_inter_dense.png"):
+        assert (docs / name).read_bytes() == (reports / name).read_bytes()
+    for variant in ("direct", "inter_dense"):
+        with Image.open(docs / f"samples-{variant}.png") as picture:
+            assert picture.size == (2 + 2 * 34, 2 + 2 * 34)
+    try:
+        text = lock.read_text(encoding="utf-8")
+        lock.write_text(text.replace("source: data/synthetic", "source: /real/faces"), "utf-8")
+        done = subprocess.run(command, cwd=ours.folder, capture_output=True, text=True, check=False)
+        assert "only data/synthetic is shown" in done.stderr
+    finally:
+        ours.git("checkout", "--quiet", "--", "docs", "dvc.lock")
