@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 from documents import console_commands
+from PIL import Image
 from study import Study, ran
 
 pytestmark = pytest.mark.slow
