@@ -171,7 +171,7 @@ def _readme_table(project: Path) -> list[tuple[str, str]]:
 def _promised(table: list[tuple[str, str]], key: str, of_cost: list[str]) -> set[str]:
     """The stages of the first row that matches a key.
 
-    A cell may continue: "; for `keys` also `stages`", or for the keys that dvc.yaml lists under cost.
+    A cell may continue: "; for `keys` also `stages`". The keys may be those under cost in dvc.yaml.
     """
 
     def matches(keys: str) -> bool:
