@@ -91,7 +91,8 @@ EXCEPTIONS = {
         "dvc remote add --default storage $STORAGE", "a folder that exists",
     ),
     "git clone /path/to/project.git theirs && cd theirs": (
-        "git clone $ORIGIN theirs && cd theirs", "a repository that exists",
+        "git clone $ORIGIN theirs && cd theirs && ln -s ../.venv && touch --date=@0 *.toml *.txt",
+        "a repository that exists, and an environment that need not be installed",
     ),
 }  # fmt: skip
 
