@@ -7,7 +7,7 @@ see `facevae.measurement.step_peak` for what is measured.
 import argparse
 import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -86,19 +86,16 @@ def configuration(name: str) -> Parameters:
     )
 
 
-def measured(names: list[str], **settings: Any) -> Iterator[int]:
-    """The peaks of some configurations, bytes; two processes at a time."""
-    halves = [
-        measure_peaks([configuration(name) for name in names[first::2]], **settings)
-        for first in (0, 1)
-    ]
-    for number in range(len(names)):
+def measured(settings: Sequence[Parameters], *, own_allocator: bool = False) -> Iterator[int]:
+    """`measure_peaks`, bytes; two processes at a time."""
+    halves = [measure_peaks(settings[first::2], own_allocator=own_allocator) for first in (0, 1)]
+    for number in range(len(settings)):
         yield next(halves[number % 2])
 
 
 def comparisons(names: list[str]) -> Iterator[tuple[str, ...]]:
     """Rows of the table of both peaks."""
-    for name, peak in zip(names, measured(names), strict=True):
+    for name, peak in zip(names, measured([configuration(name) for name in names]), strict=True):
         expected = ledger(configuration(name))
         peaks = f"{expected.peak / MIB:.1f}", f"{peak / MIB:.1f}"
         yield name, *peaks, f"{expected.peak / peak:.3f}", expected.moment
@@ -107,7 +104,9 @@ def comparisons(names: list[str]) -> Iterator[tuple[str, ...]]:
 def repetitions() -> Iterator[tuple[str, ...]]:
     """Rows of the table of how far measured peaks differ from process to process."""
     for name, own in itertools.product(REPEATED, (False, True)):
-        peaks = [peak / MIB for peak in measured([name] * REPETITIONS, own_allocator=own)]
+        peaks = [
+            peak / MIB for peak in measured([configuration(name)] * REPETITIONS, own_allocator=own)
+        ]
         middle, least, most = statistics.median(peaks), min(peaks), max(peaks)
         allocator = ", TensorFlow's own allocator" if own else ""
         spread = f"{(most - least) / middle:.2%}"

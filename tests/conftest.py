@@ -23,8 +23,11 @@ from facevae.data.synthetic import synthesize
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that all processes have work to the end."""
 
-    def rank(item: pytest.Item) -> tuple[bool, bool]:
-        return item.get_closest_marker("slow") is None, item.path.stem != "test_pipeline"
+    def rank(item: pytest.Item) -> tuple[bool, bool, bool]:
+        stem = item.path.stem
+        # test_sharing waits for the run that test_pipeline begins.
+        slow = item.get_closest_marker("slow") is not None
+        return not slow, stem == "test_sharing", stem != "test_pipeline"
 
     items.sort(key=rank)
 
@@ -69,3 +72,10 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
         return run_stage(name, *arguments)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of this run of the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 STAGES = {
     "synthesize", "prepare", "attributes", "train@direct", "train@inter_dense", "prior@direct",
@@ -112,6 +113,31 @@ class Study:
         """As after the first run."""
         self.git("reset", "--quiet", "--hard", "first-run")
         self.dvc("checkout", "--quiet", "--force")
+
+
+def finished_study(folder: Path, shared: Path, project: Path) -> Study:
+    """A study that has run once, recorded and tagged first-run: a copy in a folder of its own.
+
+    Args:
+        folder: where the copy is made.
+        shared: folder of all test processes, which one run serves. FACEVAE_STUDY may name that run:
+            .ci/run has one of a fresh clone.
+        project: what the study is of.
+    """
+    given = os.environ.get("FACEVAE_STUDY")
+    with FileLock(shared / "study.lock"):
+        study = Study(Path(given) if given else shared / "study")
+        if not given and not (shared / "finished").exists():
+            shutil.rmtree(study.folder, ignore_errors=True)
+            study = Study.new(study.folder, project)
+            assert ran(study.dvc("repro", recorded=True)) == STAGES
+            (shared / "finished").touch()
+        if "first-run" not in study.git("tag"):
+            study.keep_as_first_run()
+    copy = Study(folder / "study")
+    shutil.copytree(study.folder, copy.folder, symlinks=True)
+    shutil.copytree(study.records, copy.records)
+    return copy
 
 
 def ran(output: str) -> set[str]:
