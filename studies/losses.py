@@ -17,7 +17,6 @@ from studies.harness import EPOCHS, Results, Settings, Study, Title, Work, dvc_c
 from studies.measurements import (
     SPLIT,
     Made,
-    load_images,
     made_by,
     reconstruction_metrics,
     reference,
@@ -79,9 +78,12 @@ COLUMNS = (
 
 
 def _train_pythae(work: Work, held_out: np.ndarray, seed: int) -> Made:
+    from facevae.shards.batches import Shards, load_images
+
     folder, file = work.folder / "pythae", work.folder / "pythae" / "made.npz"
     folder.mkdir(exist_ok=True)
-    for split, pictures in (("train", load_images(work.shards, "train")), (SPLIT, held_out)):
+    train_images = load_images(Shards(work.shards), "train")
+    for split, pictures in (("train", train_images), (SPLIT, held_out)):
         np.save(folder / f"{split}.npy", np.round(pictures * 255).astype(np.uint8))
     settings = work.settings[PYTHAE]
     run(
@@ -98,11 +100,13 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
         raise UserError(f"{PEERS}: is not there; install the peers first: make study-losses")
     load_tensorflow()
     from facevae.plotting.grids import save_grid
+    from facevae.shards.batches import Shards, load_images
 
     enable_determinism(0)
     held_out, network = reference(work.shards, work.attributes)
     if title == FLOOR:
-        return sample_metrics(load_images(work.shards, "train")[: len(held_out)], held_out, network)
+        train_images = load_images(Shards(work.shards), "train", len(held_out))
+        return sample_metrics(train_images, held_out, network)
     if title == PYTHAE:
         made = _train_pythae(work, held_out, seed)
     else:

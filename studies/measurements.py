@@ -11,7 +11,6 @@ import numpy as np
 
 SPLIT = "validation"
 SEED = 0  # of the noise and of the samples
-_BATCH = 32
 
 
 class Made(NamedTuple):
@@ -30,19 +29,13 @@ class Made(NamedTuple):
     samples: np.ndarray
 
 
-def load_images(shards: Path, split: str) -> np.ndarray:
-    """All images of a split, (count, size, size, 3) float32."""
-    from facevae.shards.batches import Shards, images
-
-    return np.concatenate([batch.numpy() for batch in images(Shards(shards), split, _BATCH)])
-
-
 @cache
 def reference(shards: Path, attributes: Path) -> tuple[np.ndarray, Any]:
     """The held-out images, and the attribute network whose features compare others with them."""
     from facevae.evaluation.attribute_classifier import load_classifier
+    from facevae.shards.batches import Shards, load_images
 
-    return load_images(shards, SPLIT), load_classifier(attributes)
+    return load_images(Shards(shards), SPLIT), load_classifier(attributes)
 
 
 def made_by(model: Path, shards: Path, held_out: np.ndarray, prior: str) -> Made:

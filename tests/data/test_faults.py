@@ -206,7 +206,7 @@ def test_faults_a_disk_that_fills_up(many: Path, project: Path, tmp_path: Path) 
 
 
 def test_faults_a_limit_on_the_size_of_files(many: Path, project: Path, tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

@@ -77,6 +77,12 @@ def test_links_lead_to_files_and_headings(project: Path, document: str) -> None:
             assert anchor in anchors(str(path)), target
 
 
+def test_links_and_targets_are_found() -> None:
+    """Without any, the two tests beside this one would pass."""
+    assert "docs/results.md" in links("README.md")
+    assert {"repro", "test"} <= make_targets("README.md")
+
+
 @pytest.mark.parametrize("document", LINKED)
 def test_targets_are_in_the_makefile(project: Path, document: str) -> None:
     makefile = (project / "Makefile").read_text(encoding="utf-8")

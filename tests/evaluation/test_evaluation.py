@@ -165,6 +165,7 @@ def test_samples_of_all_models_have_the_same_latent_codes(vae: VAE) -> None:
     assert points.shape == (6, 4)
     np.testing.assert_array_equal(points, prior_codes(6, 4, seed=5))
     assert not np.array_equal(points, prior_codes(6, 4, seed=6))
+    # A batch of another size may be summed in another order.
     np.testing.assert_allclose(samples(vae, 6, seed=5), vae.decoder(points), atol=1e-6)
 
 

@@ -116,6 +116,7 @@ def test_stage_writes_a_prior_that_samples_are_drawn_from(
     ]  # fmt: skip
     drawn = samples(vae, 5, seed=1, prior=prior)
     expected = vae.decoder(prior_codes(5, 4, seed=1, prior=prior))
+    # A batch of another size may be summed in another order.
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
     assert not np.array_equal(drawn, samples(vae, 5, seed=1))
     capfd.readouterr()

@@ -116,7 +116,7 @@ def test_bad_input_batch_that_does_not_split(project: Path, tmp_path: Path) -> N
     done = _fits(project, "4GiB", "--batch-size=30", f"--params={tmp_path}/params.yaml")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "a batch of 30 images does not divide into 4 equal parts (train.accumulation_steps); "
+        "train.batch_size: 30 images do not divide into 4 equal parts (train.accumulation_steps); "
         "take a multiple of 4\n"
     )
 

@@ -1,5 +1,6 @@
 """What benchmarks and studies share: settings for stages, ratios, tables; what peers can import."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from benchmarks.harness import project_parameters, ratio, table, write_parameters
 from facevae.common.parameters import load_parameters
+from studies.harness import place
+from studies.rows import Origin
 
 
 @pytest.mark.parametrize("units", [0, 64])
@@ -40,3 +43,20 @@ def test_table_has_words_on_the_left_and_numbers_on_the_right() -> None:
         "| --- | --- | ---: |",
         "| mse | normal | 20.1 |",
     ]
+
+
+def test_candidates_share_a_training_only_if_it_is_the_same(tmp_path: Path) -> None:
+    settings, origin = {"loss.kl_weight": 0.5}, Origin("commit", "code", "images", "device")
+
+    def with_origin(**changes: str) -> Path:
+        return place(tmp_path, settings, 1, dataclasses.replace(origin, **changes))
+
+    first = with_origin()
+    assert place(tmp_path, {**settings, "generate.prior": "normal"}, 1, origin) == first
+    assert with_origin(commit="another, of a document") == first
+    others = [
+        place(tmp_path, {"loss.kl_weight": 0.6}, 1, origin),
+        place(tmp_path, settings, 2, origin),
+        *(with_origin(**{name: "another"}) for name in ("digest", "images", "device")),
+    ]
+    assert len({first, *others}) == 6

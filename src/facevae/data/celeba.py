@@ -300,11 +300,18 @@ _ENCRYPTED = 0x1  # bit of a member's flags, APPNOTE.TXT section 4.4.4
 
 
 class ImageReader:
-    """Reads the images of a source by their rows of `list_images`, without listing them again."""
+    """Reads the images of a source by their rows of `list_images`, without listing them again.
+
+    Raises:
+        UserError: the archive cannot be opened.
+    """
 
     def __init__(self, source: Path) -> None:
         self.path = store_path(source)
-        self._archive = open(self.path, "rb") if self.path.is_file() else None  # noqa: SIM115
+        try:
+            self._archive = open(self.path, "rb") if self.path.is_file() else None  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from None
 
     def read(self, row: tuple[Any, ...]) -> bytes:
         """The bytes of one image file.

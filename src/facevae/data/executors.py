@@ -141,7 +141,7 @@ def run_tasks(
                 if failures == _ATTEMPTS:
                     raise UserError(
                         f"worker processes died {_ATTEMPTS} times without finishing a task; "
-                        f"check that there is enough memory for {os.cpu_count()} of them"
+                        f"check that there is enough memory for all of them"
                     ) from None
             finally:
                 for future in futures:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import uuid
 import warnings
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facevae.common.errors import UserError
-from facevae.common.files import atomic_write, exclusive_writer
+from facevae.common.files import atomic_write, exclusive_writer, write_json
 from facevae.common.parameters import Data, Limit
 from facevae.data.celeba import (
     ATTRIBUTES,
@@ -144,31 +143,29 @@ def write_shard(task: ShardTask) -> ShardResult:
     """Write one shard. Its file appears when it is complete.
 
     Raises:
-        OSError: the archive cannot be opened, or the shard cannot be written.
+        UserError: the archive cannot be opened.
+        OSError: the shard cannot be written.
     """
     bad: dict[str, str] = {}
     target = Path(task.target)
     # Two workers may write the same shard, if one of them was wrongly taken for dead.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with (
-            ImageReader(Path(task.settings.source)) as reader,
-            warnings.catch_warnings(),
-            open(temporary, "xb") as shard,
-        ):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            for row in task.images.tolist():
-                name = row[0]
-                try:
-                    image = square_image(reader.read(row), task.settings)
-                except UserError as error:
-                    bad[os.fsdecode(name)] = str(error)
-                    continue
-                encoded = _encoded(image, task.settings.record_format)
-                shard.write(frame_record(encode_example({"image": encoded, "name": name})))
-            size = shard.tell()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, task.target) from None
+    with ImageReader(Path(task.settings.source)) as reader, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with open(temporary, "xb") as shard:
+                for row in task.images.tolist():
+                    name = row[0]
+                    try:
+                        image = square_image(reader.read(row), task.settings)
+                    except UserError as error:
+                        bad[os.fsdecode(name)] = str(error)
+                        continue
+                    encoded = _encoded(image, task.settings.record_format)
+                    shard.write(frame_record(encode_example({"image": encoded, "name": name})))
+                size = shard.tell()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, task.target) from None
     os.replace(temporary, target)
     return ShardResult(len(task.images) - len(bad), size, bad)
 
@@ -249,7 +246,7 @@ def prepare(
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / MANIFEST, manifest)
         # Workers that died leave incomplete files.
         for unfinished in folder.glob(".*"):
             unfinished.unlink()

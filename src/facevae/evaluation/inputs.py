@@ -37,9 +37,9 @@ class Inputs:
     vae: VAE
     shards: Shards
     batch_size: int
-    prior: Prior | None = None
-    attribute_classifier: AttributeClassifier | None = None
-    inception_weights: Path | None = None
+    prior: Prior | None
+    attribute_classifier: AttributeClassifier | None
+    inception_weights: Path | None
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class ImageSets:
     real: np.ndarray
     generated: np.ndarray
     reference: np.ndarray
-    attribute_classifier: AttributeClassifier | None = None
-    inception_weights: Path | None = None
+    attribute_classifier: AttributeClassifier | None
+    inception_weights: Path | None
 
     def compared(self) -> dict[str, np.ndarray]:
         """The sets that are compared with `real`, by the suffix of their metrics' names."""

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from facevae.common.parameters import CHANNELS
+from facevae.evaluation.image_metrics import blocks
 from facevae.evaluation.inputs import (
     SEED,
     ImageMean,
@@ -33,7 +34,6 @@ from facevae.model.vae import VAE
 from facevae.shards.batches import load_images
 
 _BITS_OF_A_PIXEL = 8.0
-_BLOCK = 64  # images processed at a time
 
 # The importance-weighted bound decodes each image once per draw. These take seconds.
 _WEIGHTED_IMAGES = 256
@@ -108,8 +108,8 @@ def importance_weighted_bits_per_dimension(
     """
     random = np.random.default_rng(seed)
     dimensions, bounds = math.prod(images.shape[1:]), []
-    for start in range(0, len(images), _BLOCK):
-        block = images[start : start + _BLOCK]
+    for part in blocks(len(images)):
+        block = images[part]
         mu, log_var = vae.encode(block)
         spread = keras.ops.convert_to_numpy(log_var).astype(np.float64)
         weights = []

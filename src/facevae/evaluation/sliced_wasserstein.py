@@ -26,11 +26,11 @@ _PROJECTIONS = 256 * 2**20
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
 
-# scipy.ndimage.convolve1d would be as fast, and change the distances in the eighth digit.
 def _along(axis: int, part: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, part)
 
 
+# scipy.ndimage.convolve1d would be as fast, and change the distances in the eighth digit.
 def _halved(images: np.ndarray) -> np.ndarray:
     """Every other pixel of images smoothed with the binomial filter of 5, edges mirrored."""
     for axis in (1, 2):

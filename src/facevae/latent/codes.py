@@ -77,9 +77,10 @@ def unit_rows(mu: np.ndarray, log_var: np.ndarray) -> list[dict[str, Any]]:
         deviation of mu; `sigma_mean`, mean of sigma; `kl`, mean of KL(q(z|x) || N(0, 1)), nats; and
         `kl_rank`, its rank by that KL, 1 for the largest.
     """
+    from scipy import stats
+
     kl = keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).mean(axis=0, dtype=np.float64)
-    rank = np.empty(kl.size, int)
-    rank[np.argsort(-kl, kind="stable")] = np.arange(1, kl.size + 1)
+    rank = stats.rankdata(-kl, method="ordinal")
     columns = {
         "mu_mean": mu.mean(axis=0, dtype=np.float64),
         "mu_std": mu.std(axis=0, dtype=np.float64),
@@ -142,7 +143,7 @@ def radius_rows(z: np.ndarray) -> list[dict[str, float]]:
     from scipy import stats
 
     dimension = z.shape[1]
-    radii = np.sqrt(np.square(z.astype(np.float64)).sum(axis=1))
+    radii = np.linalg.norm(z.astype(np.float64), axis=1)
     # Close to the mean of the chi distribution, whose standard deviation is at most 0.71.
     centre = math.sqrt(dimension - 0.5)
     lowest = max(0, math.floor(min(radii.min(), centre - 3)))

@@ -152,5 +152,7 @@ def load_prior(path: str | Path) -> Prior:
             return Prior(*(arrays[name] for name in ("weights", "means", "factors")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such prior; fit it first: dvc repro") from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        raise UserError(f"{path}: is not a whole prior; fit it again: dvc repro") from None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: is not a whole prior ({error}); fit it again: dvc repro"
+        ) from None

@@ -188,12 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         batch_size = parameters.train.batch_size
         if options.batch_size is not None:
             batch_size = _batch_size(options.batch_size)
-        steps = parameters.train.accumulation_steps
-        if batch_size % steps:
-            raise UserError(
-                f"a batch of {batch_size} images does not divide into {steps} equal parts "
-                f"(train.accumulation_steps); take a multiple of {steps}"
-            )
         print(report(parameters, card, batch_size))
     except UserError as error:
         print(error, file=sys.stderr)

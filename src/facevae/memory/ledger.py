@@ -44,7 +44,6 @@ class Ledger:
         weights: the trained weights, and the moving statistics of batch normalisation.
         gradients: of all trained weights.
         optimizer_slots: the state that the optimizer stores per weight.
-        input_batches: images and noise of the batch.
         activations: stored for the backward pass, by layer, at the end of the forward pass; with
             accumulation, those of one part of the batch.
         at_peak: what is in memory at the peak, by kind: "weights", "optimizer_slots",
@@ -55,7 +54,6 @@ class Ledger:
     weights: int
     gradients: int
     optimizer_slots: int
-    input_batches: int
     activations: dict[str, int]
     at_peak: dict[str, int]
     moment: str
@@ -233,7 +231,7 @@ def ledger(parameters: Parameters) -> Ledger:
     encoder, train = parameters.encoder, parameters.train
     image_size = parameters.data.image_size
     accumulated = train.accumulation_steps > 1
-    images = math.ceil(train.batch_size / train.accumulation_steps)
+    images = train.batch_size // train.accumulation_steps
     lower = train.precision != "float32"
     itemsize = 2 if lower else _FLOAT32
     layers = _layers(encoder, image_size, itemsize, train.rematerialization)
@@ -303,7 +301,6 @@ def ledger(parameters: Parameters) -> Ledger:
         weights=weights,
         gradients=gradients,
         optimizer_slots=slots,
-        input_batches=batch,
         activations={name: count for name, count in activations.items() if count},
         at_peak={kind: step.at_peak[kind] for kind in (*step.in_use, "workspace")},
         moment=step.moment,

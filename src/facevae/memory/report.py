@@ -108,8 +108,6 @@ def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
         path,
         title=f"What the extra Dense layer saves, latent size {post.encoder.latent_size}",
         x_label="units of the extra Dense layer (encoder.inter_dense)",
-        line="inter_dense",
-        level="direct",
     )
 
 

@@ -9,9 +9,7 @@ import keras
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import Encoder, Loss, shape_mistakes
-from facevae.model.layers import (
-    MOMENTUM,
-)
+from facevae.model.layers import MOMENTUM
 from facevae.model.losses import (
     LOG_VAR_RANGE,
     RECONSTRUCTION_LOSSES,

@@ -143,20 +143,18 @@ def save_lines_and_levels(
     *,
     title: str,
     x_label: str,
-    line: str,
-    level: str,
 ) -> None:
-    """Write panels, one above the other, each with a line over `x` and a constant, as a PNG file.
+    """Write panels, one above the other, each with a line and a constant over `x`, as a PNG file.
 
     Args:
         x: values on the x axis, ascending.
-        panels: by the label of the y axis, the values of the line and the constant.
+        panels: by the label of the y axis, the values of inter_dense, a line, and of direct, a
+            constant.
         mark: position of a vertical line, and its entry in the legend; outside the range of `x`
             it is not drawn.
         path: the PNG file.
         title: of the figure.
         x_label: of the x axis.
-        line, level: the variants that the line and the constant are of.
     """
     figure = new_figure(6)
     figure.suptitle(title, fontsize=12)
@@ -164,10 +162,9 @@ def save_lines_and_levels(
     for axes, (label, (values, constant)) in zip(
         figure.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
     ):
-        axes.plot(x, values, color=VARIANT_COLOURS[line], linewidth=2, label=line)
-        axes.axhline(
-            constant, color=VARIANT_COLOURS[level], linewidth=2, linestyle="--", label=level
-        )
+        colours = VARIANT_COLOURS
+        axes.plot(x, values, color=colours["inter_dense"], linewidth=2, label="inter_dense")
+        axes.axhline(constant, color=colours["direct"], linewidth=2, linestyle="--", label="direct")
         if x[0] <= position <= x[-1]:
             axes.axvline(position, color=REFERENCE, linewidth=1, linestyle=":", label=mark_label)
         axes.set_ylabel(label)

@@ -159,7 +159,7 @@ def _claims(
     def gain(cost: Measured) -> str:
         double = cost["images_per_second_double_batch"]
         if double is None:
-            return "not measured, because the train split or the memory is too small"
+            return "not measured, because the memory is too small"
         return f"{double / cost['images_per_second']:.2f} times"
 
     return [

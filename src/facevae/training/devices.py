@@ -32,34 +32,42 @@ def visible_devices() -> tf.distribute.Strategy:
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
         cluster = config.get("cluster", {})
-        if len(cluster.get("chief", [])) + len(cluster.get("worker", [])) > 1:
-            _wait_longer_for_heartbeats(cluster)
+        jobs = {job: cluster.get(job) for job in ("chief", "worker")}
+        machines = {job: len(hosts) for job, hosts in jobs.items() if hosts}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _wrong_config(error) from None
+    if sum(machines.values()) > 1:
+        _wait_longer_for_heartbeats(machines)
+        try:
             return tf.distribute.MultiWorkerMirroredStrategy()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f'TF_CONFIG: must be {{"cluster": {{"worker": ["host:port", ...]}}, '
-            f'"task": {{"type": "worker", "index": 0}}}} ({error})'
-        ) from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _wrong_config(error) from None
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
 
 
-def _wait_longer_for_heartbeats(cluster: dict[str, list[str]]) -> None:
+def _wrong_config(error: Exception) -> UserError:
+    return UserError(
+        f'TF_CONFIG: must be {{"cluster": {{"worker": ["host:port", ...]}}, '
+        f'"task": {{"type": "worker", "index": 0}}}} ({error})'
+    )
+
+
+def _wait_longer_for_heartbeats(machines: dict[str, int]) -> None:
     from tensorflow.python.eager import context
 
     # The strategy does the same with 10 s, and then takes machines that are busy or suspended for a
     # moment for dead. There is no public way to change that. A killed process is noticed at once in
     # any case, because its connections break.
-    jobs = [job for job in ("chief", "worker") if job in cluster]
     context.context().configure_coordination_service(
         service_type="standalone",
-        service_leader=f"/job:{jobs[0]}/replica:0/task:0",
+        service_leader=f"/job:{next(iter(machines))}/replica:0/task:0",
         heartbeat_timeout_in_ms=_HEARTBEAT_SECONDS * 1000,
         coordinated_jobs=[
-            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(cluster[job]))
-            for job in jobs
+            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=count)
+            for job, count in machines.items()
         ],
     )
 

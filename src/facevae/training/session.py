@@ -53,13 +53,14 @@ def run_training(
         UserError, StoppedError: as `facevae.training.loop.train`.
     """
     settings = parameters.train
-    # All shards are read for it, which takes time: beside the building of the networks.
-    content = ThreadPoolExecutor(1).submit(
-        content_digest,
-        data=[*shards.files("train"), *shards.files("validation")],
-        project=project,
-        code=code,
-    )
+    if is_chief(strategy):
+        # All shards are read for it, which takes time: beside the building of the networks.
+        content = ThreadPoolExecutor(1).submit(
+            content_digest,
+            data=[*shards.files("train"), *shards.files("validation")],
+            project=project,
+            code=code,
+        )
     enable_determinism(settings.seed)
     with strategy.scope():
         vae = VAE(
