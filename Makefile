@@ -58,7 +58,7 @@ bench-data: $(BIN)/.installed-dev ## measure the data path beside what this mach
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
 	$(BIN)/python -m benchmarks.training_speed
 
-bench-onednn: $(BIN)/.installed ## measure a step with and without oneDNN, and PyTorch's if it is installed (5 minutes)
+bench-onednn: $(BIN)/.installed ## measure a step with and without oneDNN, and PyTorch's if it is installed (7 minutes)
 	$(BIN)/python -m benchmarks.onednn
 
 bench-start: $(BIN)/.installed ## measure how long stages take to start (4 minutes)
