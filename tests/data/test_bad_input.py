@@ -19,7 +19,7 @@ from helpers import data_settings, write_params
 from PIL import Image
 
 from facevae.common.errors import UserError
-from facevae.data.celeba import ImageReader, list_images
+from facevae.data.images import ImageReader, list_images
 from facevae.data.preparation import prepare, square_image
 from facevae.shards.batches import Shards, load_images
 
@@ -251,8 +251,8 @@ def test_bad_input_whatever_is_damaged_in_an_archive_is_a_sentence(tmp_path: Pat
         )
         archive.write_bytes(damaged)
         try:
-            with ImageReader(tmp_path) as reader:
-                for row in list_images(tmp_path).tolist():
+            with ImageReader(archive) as reader:
+                for row in list_images(archive).tolist():
                     reader.read(row)
         except UserError:
             refused += 1
@@ -444,8 +444,8 @@ def test_bad_input_duplicate_names_in_the_archive(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("image_id partition\n000001.jpg 0\n", "line 1: expected '000001.jpg 0'"),
-        ("000001.jpg,0\n", "line 1: expected '000001.jpg 0'"),
+        ("<!DOCTYPE html>\n<html>\n", "line 1: expected '000001.jpg 0'"),
+        ("000001.jpg train\n", "line 1: expected '000001.jpg 0'"),
         ("000001.jpg 0\n000002.jpg 7\n", "line 2: expected '000001.jpg 0'"),
         ("000001.jpg 0\n000001.jpg 1\n", "line 2: 000001.jpg appears a second time"),
         ("000001.jpg 0\n000002.jpg 1\n", "58 of 60 images cannot be used"),
@@ -458,7 +458,7 @@ def test_bad_input_partitions(copy: Path, tmp_path: Path, text: str, sentence: s
 
 
 def test_bad_input_partition_missing_or_not_text(copy: Path, tmp_path: Path) -> None:
-    (copy / PARTITION).write_bytes(b"\xff\xfe0\x000\x00")
+    (copy / PARTITION).write_bytes(b"000001.jpg 0\n\xe9.jpg 1\n")
     assert "is not a text file in UTF-8" in _refusal(copy, tmp_path)
     (copy / PARTITION).unlink()
     assert "has no list_eval_partition.txt" in _refusal(copy, tmp_path)
