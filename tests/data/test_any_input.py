@@ -220,7 +220,6 @@ _IMAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore")  # as in `write_shard`
 @given(
     image=st.sampled_from(_IMAGES),
     start=st.integers(0, 90) | st.integers(0, 1000),
@@ -249,7 +248,6 @@ def _exif(entries: list[tuple[int, int, int, bytes]], order: str = "<") -> bytes
     return b"Exif\0\0" + block + struct.pack(f"{order}L", 0)
 
 
-@pytest.mark.filterwarnings("ignore")
 @given(
     entries=st.lists(
         st.tuples(

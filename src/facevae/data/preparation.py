@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import struct
 import sys
 import uuid
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from facevae.common.errors import UserError, printable
 from facevae.common.files import atomic_write, exclusive_writer, write_json
@@ -74,6 +75,8 @@ class ShardResult:
     bad: dict[str, str]
 
 
+_ORIENTATION = 0x0112
+_INTEGERS = {1: "B", 3: "H", 4: "L"}  # types of EXIF values
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -85,26 +88,32 @@ _TURNS = {
 }
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says.
+def _orientation(exif: bytes) -> int:
+    """The orientation in a block of EXIF data; 1, which is upright, if there is none to be read.
 
-    No other tag is read, because cameras and programs write odd ones. Where not even this one can
-    be read, programs that show images do not turn them.
+    No other tag is looked at, because cameras and programs write odd ones: after such a tag, Pillow
+    reads no further one. The format: TIFF 6.0, section 2, behind one or two prefixes.
     """
-    image.load()  # a PNG may have its EXIF behind the pixels
-    if "exif" not in image.info:
-        return image
+    block = exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")
+    order = ">" if block.startswith(b"MM") else "<"
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow has no exception of its own for it
-        return image
-    turn = _TURNS.get(orientation or 1)
-    return image if turn is None else image.transpose(turn)
+        (directory,) = struct.unpack_from(f"{order}L", block, 4)
+        (entries,) = struct.unpack_from(f"{order}H", block, directory)
+        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHL", block, place)
+            if tag == _ORIENTATION and count == 1 and kind in _INTEGERS:
+                return struct.unpack_from(order + _INTEGERS[kind], block, place + 8)[0]
+    except struct.error:  # behind the block's end
+        pass
+    return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     """The image upright, on a white background where it is transparent, in 8-bit RGB."""
-    image = _upright(image)
+    image.load()  # a PNG may have its EXIF data behind the pixels
+    turn = _TURNS.get(_orientation(image.info.get("exif", b"")))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "RGB") and "transparency" not in image.info:
         return image.convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "L", "P", "RGB"):
@@ -126,10 +135,14 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
         UserError: the file is not an image or is damaged, or the settings do not allow its size.
     """
     try:
-        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
-            whole = _rgb(image)
+        with warnings.catch_warnings():
+            # Pillow warns of odd things in an image that it can read nevertheless.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
+                whole = _rgb(image)
     except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -176,10 +189,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     target = Path(task.target)
     # Two workers may write the same shard, if one of them was wrongly taken for dead.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with ImageReader(Path(task.store)) as reader, warnings.catch_warnings():
-        # Pillow warns of odd things in an image that it can read nevertheless.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ImageReader(Path(task.store)) as reader:
         try:
             with open(temporary, "xb") as shard:
                 for row in task.images.tolist():
