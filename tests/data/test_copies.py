@@ -5,6 +5,8 @@ import io
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import unicodedata
 import zipfile
 from collections.abc import Callable
@@ -643,3 +645,18 @@ def test_copies_with_a_wrong_attribute_file_name_the_line(
     with pytest.raises(UserError) as raised:
         read_attributes(path)
     assert str(raised.value).startswith(f"{path}: {sentence}")
+
+
+def test_dvc_does_not_look_at_what_is_not_read(project: Path) -> None:
+    """By .dvcignore, which counts in the project's folder: see docs/data.md."""
+    junk = [
+        ".DS_Store", "._000001.jpg", "Thumbs.db", "desktop.ini", "__MACOSX/img/._000001.jpg",
+        "@eaDir/000001.jpg", "$RECYCLE.BIN/000001.jpg", "System Volume Information/1", ".directory",
+    ]  # fmt: skip
+    read = [ARCHIVE, f"{PARTITION}.csv", f"{ATTRIBUTES}.txt", f"{FOLDER}/000001.jpg"]
+    paths = [f"data/mine/{name}" for name in [*junk, *read]]
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "check-ignore", *paths],
+        cwd=project, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == paths[: len(junk)], done.stderr
