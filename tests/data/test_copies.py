@@ -579,6 +579,21 @@ def test_copies_with_names_that_control_a_terminal_are_listed_as_escapes(
     assert "has images in several folders (a\\x1b[2J, b\\n)" in told
 
 
+@pytest.mark.parametrize("end", ["txt", "csv"])
+def test_copies_may_have_blanks_and_commas_in_names(tmp_path: Path, end: str) -> None:
+    names = ["IMG 0001.jpg", "a,  b c.webp", "x.y 1.PNG", "1 -1.jpg"]
+    partition, attributes = tmp_path / f"p.{end}", tmp_path / f"a.{end}"
+    if end == "txt":
+        partition.write_text("".join(f" {name}\t0 \n" for name in names))
+        attributes.write_text("4\nA.a B.b\n" + "".join(f"{name}  1 -1\n" for name in names))
+    else:
+        partition.write_text("image_id,partition\n" + "".join(f'"{name}",0\n' for name in names))
+        attributes.write_text("image_id,A,B\n" + "".join(f'"{name}",1,-1\n' for name in names))
+    expected = sorted(name.encode() for name in names)
+    assert read_partition(partition)["train"].tolist() == expected
+    assert read_attributes(attributes).images.tolist() == expected
+
+
 def test_copies_keep_their_lists_order_of_attributes(parts: Parts) -> None:
     parts.csv_lists()
     parts.lists()
