@@ -46,9 +46,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 return
             remaining = itertools.chain([first], (line for _, line in lines))
             reader = csv.reader(remaining, delimiter=separator, skipinitialspace=True, strict=True)
-            for fields in reader:
-                if any(fields):
-                    yield number + reader.line_num - 1, [field.strip() for field in fields]
+            start = None
+            for fields in filter(any, reader):
+                if start is None:
+                    start = int(not fields[0])  # pandas counts rows in a column without a name
+                yield number + reader.line_num - 1, [field.strip() for field in fields[start:]]
     except csv.Error as error:
         raise UserError(f"{path}: is not a list with fields between commas ({error})") from None
     except UnicodeError:
