@@ -4,7 +4,7 @@ from pathlib import Path
 
 from _stage import arguments, run
 from facevae.common.runtime import counting
-from facevae.data.celeba import check_source
+from facevae.data.celeba import find_copy
 from facevae.data.synthetic import synthesize
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     source, settings = Path(parameters.data.source), parameters.synthesize
     # Checked in the first stage, so that a missing source is reported before anything changes.
     if source.resolve() != options.target.resolve():
-        check_source(source)
+        find_copy(source)
     with counting("Drawing faces", " faces") as progress:
         synthesize(options.target, settings.images, settings.seed, progress)
 
