@@ -5,7 +5,8 @@
     <folder>/list_eval_partition.txt     a line for each image, such as "000001.jpg 0":
                                          0 train, 1 validation, 2 test
     <folder>/list_attr_celeba.txt        optional: the number of images, the attributes' names,
-                                         and a line for each image: its name, 1 or -1 per attribute
+                                         and a line for each image: its name, and 1, -1 or, if
+                                         it is not known, 0 per attribute
 
 The data set: Liu et al. 2015, arXiv 1411.7766; for non-commercial research only.
 """
@@ -97,8 +98,7 @@ class Attributes:
     Attributes:
         names: the attributes' names, in the file's order.
         images: the images' names, a sorted array of bytes.
-        packed: the labels, (images, ceil(attributes / 8)) uint8, one bit per attribute, packed by
-            `np.packbits` along the last axis.
+        packed: the labels, (images, ceil(attributes / 4)) uint8, for `unpack_labels`.
     """
 
     names: tuple[str, ...]
@@ -118,20 +118,38 @@ class Attributes:
         return self.packed[places]
 
 
-_HOLDS = {"1": 1, "-1": 0}
+def unpack_labels(packed: np.ndarray, attributes: int) -> np.ndarray:
+    """The labels in rows of `Attributes.packed`: (images, attributes) int8, 1, -1 or 0 (unknown).
+
+    A row's bits are, for every attribute, whether the image has it, then whether it lacks it.
+    """
+    bits = np.unpackbits(packed, axis=1, count=2 * attributes).astype(np.int8)
+    return bits[:, :attributes] - bits[:, attributes:]
+
+
+_HAS, _LACKS, _UNKNOWN = 1, 2, 0
+_LABELS = {"1": _HAS, "-1": _LACKS, "0": _UNKNOWN}
+
+
+def _words(line: str, width: int) -> list[str]:
+    """A name, which may have blanks but does not end in a label, and what follows it."""
+    name, *fields = line.rsplit(maxsplit=width) or [""]
+    words = name.split()
+    return line.split() if len(words) > 1 and words[-1] in _LABELS else [name.strip(), *fields]
 
 
 def read_attributes(path: Path) -> Attributes:
     """Read a list_attr_celeba.txt into a few bytes per image.
 
     Raises:
-        UserError: the header is missing, a line is not a name and 1 or -1 per attribute, the
+        UserError: the header is missing, a line is not a name and 1, -1 or 0 per attribute, the
             number of lines is not the one in the header, or a name appears twice.
     """
-    images, packed, values = _Names(), [], bytearray()
+    images, packed, values = _Names(), list[np.ndarray](), bytearray()
 
     def pack() -> None:
-        packed.append(np.packbits(np.frombuffer(values, np.uint8).reshape(-1, width), axis=1))
+        rows = np.frombuffer(values, np.uint8).reshape(-1, width)
+        packed.append(np.packbits(np.hstack([rows == _HAS, rows == _LACKS]), axis=1))
 
     try:
         with open(path, encoding="utf-8") as lines:
@@ -143,17 +161,17 @@ def read_attributes(path: Path) -> Attributes:
                     f"attributes' names; fetch the file again"
                 )
             for number, line in enumerate(lines, start=3):
-                image, *fields = line.split() or [""]
+                image, *fields = _words(line, width)
                 if not image:
                     continue
                 try:
-                    row = bytes(map(_HOLDS.__getitem__, fields))
+                    row = bytes(map(_LABELS.__getitem__, fields))
                 except KeyError:
                     row = b""
                 if len(row) != width:
                     raise UserError(
-                        f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1, "
-                        f"found {line.strip()[:80]!r}"
+                        f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1 "
+                        f"(0: unknown), found {line.strip()[:80]!r}"
                     )
                 images.append(image.encode())
                 values += row

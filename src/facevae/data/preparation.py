@@ -27,6 +27,7 @@ from facevae.data.celeba import (
     read_attributes,
     read_partition,
     store_path,
+    unpack_labels,
 )
 from facevae.data.executors import default_executor, run_tasks
 from facevae.shards.records import MANIFEST, encode_example, frame_record
@@ -236,9 +237,9 @@ def prepare(
         left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
         for name, packed in plan.labels.items():
             kept = packed[~_among(plan.images[name]["name"], left_out)]
-            labels = np.unpackbits(kept, axis=1, count=len(plan.attributes)).astype(bool)
+            labels = unpack_labels(kept, len(plan.attributes))
             path = folder / f"{name}-attributes.npy"
-            np.save(path, labels)
+            np.save(path, labels == 1 if labels.all() else labels)
             splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
         manifest = {
             "settings": settings.model_dump(include=_OF_RECORDS),

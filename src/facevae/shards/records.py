@@ -7,7 +7,8 @@ A shard is a TFRecord file of `tf.train.Example` records with two bytes features
     name    the image's file name in CelebA
 
 If the data set has attribute labels, `<split>-attributes.npy` holds those of a split, in the order
-of the images in the shards: (images, attributes) bool. `manifest.json` describes the whole folder:
+of the images in the shards: (images, attributes) bool; or, if some labels are unknown, int8: 1, -1,
+and 0 for unknown. `manifest.json` describes the whole folder:
 
     settings:   crop, resize, image_size, record_format
     attributes: their names; empty if the data set has no labels
