@@ -1,4 +1,4 @@
-"""Convert CelebA's JPEGs to shards of small square images, one independent task per shard."""
+"""Convert image files to shards of small square images, one independent task per shard."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,6 @@ from facevae.data.celeba import (
     PARTITION,
     SPLITS,
     ImageReader,
-    check_source,
     list_images,
     read_attributes,
     read_partition,
@@ -30,6 +29,14 @@ from facevae.data.celeba import (
     unpack_labels,
 )
 from facevae.data.executors import default_executor, run_tasks
+from facevae.data.folder import (
+    FORMATS,
+    PictureReader,
+    check_source,
+    list_pictures,
+    read_labels,
+    split_of,
+)
 from facevae.shards.records import MANIFEST, encode_example, frame_record
 
 ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
@@ -38,8 +45,12 @@ _MAX_PIXELS = 2**25
 _JPEG_QUALITY = 95
 _LISTED = 20
 
-# What the records depend on, and the manifest says.
-_OF_RECORDS = {"crop", "resize", "image_size", "record_format"}
+# What the records depend on, and the manifest says, by layout.
+_OF_RECORDS = {
+    "celeba": {"crop", "resize", "image_size", "record_format"},
+    "folder": {"layout", "split_seed", "resize", "image_size", "record_format"},
+}
+_FORMATS = {"celeba": ("JPEG", "PNG"), "folder": FORMATS}
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -56,7 +67,8 @@ class ShardTask:
     Attributes:
         settings: `source` is an absolute path.
         target: the file to write.
-        images: the images of the shard, rows of `facevae.data.celeba.list_images`.
+        images: the images of the shard: rows of `facevae.data.celeba.list_images`, or of
+            `facevae.data.folder.list_pictures` for the layout folder.
     """
 
     settings: Data
@@ -92,7 +104,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def square_image(file: bytes, settings: Data) -> Image.Image:
-    """Decode, crop and resize one JPEG or PNG file.
+    """Decode, crop and resize one image file, by `settings.layout`.
 
     Grey, palette and CMYK images are converted to RGB, transparent images get a white background,
     and an EXIF rotation is applied.
@@ -103,22 +115,27 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
     Raises:
         UserError: the file is not an image or is damaged, or the settings do not allow its size.
     """
+    formats, side = _FORMATS[settings.layout], settings.image_size
     try:
-        with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(file), formats=formats) as image:
+            if settings.layout == "folder" and image.width * image.height > _MAX_PIXELS:
+                # A JPEG is decoded at a half, a quarter or an eighth of its size.
+                image.draft(None, (4 * side, 4 * side))
             if image.width * image.height > _MAX_PIXELS:
                 raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
             whole = _rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError("has too many pixels") from None
     except UnidentifiedImageError:
-        raise UserError("is empty" if not file else "is not a JPEG or PNG image") from None
+        kinds = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise UserError("is empty" if not file else f"is not a {kinds} image") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"is cut short or damaged ({error})") from None
     width, height = whole.size
-    side = settings.image_size
-    if settings.crop == "none":
+    if settings.layout == "folder" or settings.crop == "none":
         if width < side or height < side:
             raise UserError(f"is {width}x{height} pixels, smaller than data.image_size {side}")
+        crop = min(width, height) if settings.layout == "folder" else None
     else:
         if whole.size != ALIGNED_SIZE:
             raise UserError(
@@ -126,6 +143,7 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
                 f"images of 178x218 pixels, and data.crop none takes other sizes"
             )
         crop = int(settings.crop)
+    if crop is not None:
         left, top = (width - crop) // 2, (height - crop) // 2
         whole = whole.crop((left, top, left + crop, top + crop))
     return whole.resize((side, side), _FILTERS[settings.resize])
@@ -151,7 +169,8 @@ def write_shard(task: ShardTask) -> ShardResult:
     target = Path(task.target)
     # Two workers may write the same shard, if one of them was wrongly taken for dead.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with ImageReader(Path(task.settings.source)) as reader, warnings.catch_warnings():
+    of_layout = PictureReader if task.settings.layout == "folder" else ImageReader
+    with of_layout(Path(task.settings.source)) as reader, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with open(temporary, "xb") as shard:
@@ -188,7 +207,7 @@ def prepare(
     """Write the shards of all splits and their manifest into the folder `target`.
 
     Args:
-        settings: the section `data` of the parameters; `source` is a folder in CelebA's layout.
+        settings: the section `data` of the parameters.
         target: replaced when everything is written, and untouched until then.
         progress: called with (images done, images in all) after each shard.
         executors: opens an executor for the tasks; see `facevae.data.executors`.
@@ -203,7 +222,8 @@ def prepare(
     """
     source, target = Path(settings.source).resolve(), Path(target).resolve()
     settings = settings.model_copy(update={"source": str(source)})
-    plan = _plan(source, settings.limit)
+    is_folder = settings.layout == "folder"
+    plan = _plan_folder(source, settings) if is_folder else _plan(source, settings.limit)
     bad = dict(plan.bad)
     total = sum(map(len, plan.images.values()))
     with exclusive_writer(target), atomic_write(target) as folder:
@@ -223,7 +243,8 @@ def prepare(
                 bad |= result.bad
                 done += len(task.images)
                 progress(done, total)
-        _judge(store_path(source), bad, total + len(plan.bad), settings)
+        store = source if is_folder else store_path(source)
+        _judge(store, bad, total + len(plan.bad), settings)
         splits: dict[str, Any] = {
             split: {"images": 0, "shards": [], "attributes": None} for split in SPLITS
         }
@@ -233,7 +254,12 @@ def prepare(
             split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
         for name, split in splits.items():
             if not split["images"]:
-                raise UserError(f"{source / PARTITION}: the {name} split has no images")
+                raise UserError(
+                    f"{source}: of its {total} pictures, none is in the {name} split; add "
+                    f"pictures, or try another data.split_seed"
+                    if is_folder
+                    else f"{source / PARTITION}: the {name} split has no images"
+                )
         left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
         for name, packed in plan.labels.items():
             kept = packed[~_among(plan.images[name]["name"], left_out)]
@@ -242,7 +268,7 @@ def prepare(
             np.save(path, labels == 1 if labels.all() else labels)
             splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
         manifest = {
-            "settings": settings.model_dump(include=_OF_RECORDS),
+            "settings": settings.model_dump(include=_OF_RECORDS[settings.layout]),
             "attributes": list(plan.attributes),
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
@@ -259,8 +285,9 @@ class _Plan:
     """The images to prepare, chosen before any image is read.
 
     Attributes:
-        images: rows of `facevae.data.celeba.list_images` per split.
-        bad: names for which the archive and the partition file do not match, with the reason.
+        images: those of a `ShardTask`, per split.
+        bad: names of what cannot be used, with the reason: the archive and the partition file, or
+            the folder and the file of labels, do not match.
         beyond_limit: number of images that the limit of a split leaves out.
         attributes: the attributes' names; empty if the source has no attribute file.
         labels: rows of `facevae.data.celeba.Attributes.packed` for `images`, per split; empty if
@@ -275,7 +302,7 @@ class _Plan:
 
 
 def _plan(source: Path, limit: Limit) -> _Plan:
-    check_source(source)
+    check_source(source, "celeba")
     images = list_images(source)
     names = images["name"]
     listed = read_partition(source / PARTITION)
@@ -297,6 +324,23 @@ def _plan(source: Path, limit: Limit) -> _Plan:
         chosen[split] = images[_among(names, within) & ~_among(names, twice)]
     names_of, labels = _labels(source / ATTRIBUTES, chosen)
     return _Plan(chosen, bad, beyond, names_of, labels)
+
+
+def _plan_folder(source: Path, settings: Data) -> _Plan:
+    check_source(source, "folder")
+    pictures, bad = list_pictures(source)
+    names = pictures["name"]
+    attributes, labels, unmatched = read_labels(source, names)
+    splits = np.array([split_of(name, settings.split_seed) for name in names.tolist()])
+    chosen, labels_of, beyond = {}, {}, {}
+    for split in SPLITS:
+        members = np.flatnonzero(splits == split)
+        within = members[: getattr(settings.limit, split)]
+        beyond[split] = len(members) - len(within)
+        chosen[split] = pictures[within]
+        if attributes:
+            labels_of[split] = labels[within]
+    return _Plan(chosen, bad | unmatched, beyond, attributes, labels_of)
 
 
 def _labels(
