@@ -9,22 +9,28 @@ def main() -> None:
     options, _ = arguments(
         __doc__,
         "shards",
-        network="folder to write the classifier into; it has no network if the data has no labels",
+        network="folder to write the classifier into; it has no network without labels to learn",
         metrics="JSON file to write: its accuracy on the validation split",
     )
     load_tensorflow()
     from facevae.common.runtime import enable_determinism
-    from facevae.evaluation.attribute_classifier import save_classifier, summary, train_classifier
+    from facevae.evaluation.attribute_classifier import (
+        learned_attributes,
+        save_classifier,
+        summary,
+        train_classifier,
+    )
     from facevae.shards.batches import Shards
 
     enable_determinism(0)
     shards, network = Shards(options.shards), None
     with shards, counting("Learning attributes", " images") as progress:
-        if shards.attributes:
+        names = learned_attributes(shards)
+        if names:
             network = train_classifier(shards, progress=progress)
         metrics = summary(shards, network)
     with atomic_write(options.network) as folder:
-        save_classifier(network, shards.attributes, folder)
+        save_classifier(network, names, folder)
     write_json(options.metrics, metrics)
 
 

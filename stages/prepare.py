@@ -1,4 +1,4 @@
-"""Crop and resize the images of a folder in CelebA's layout, into TFRecord shards per split."""
+"""Crop and resize the images of data.source, into TFRecord shards per split."""
 
 from _stage import arguments, run
 from facevae.common.files import write_json

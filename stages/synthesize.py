@@ -1,19 +1,26 @@
-"""Draw the built-in substitute for CelebA; refuse a data.source that does not exist."""
+"""Draw the built-in substitute for CelebA; refuse a data.source that cannot be read."""
 
 from pathlib import Path
 
 from _stage import arguments, run
+from facevae.common.errors import UserError
 from facevae.common.runtime import counting
-from facevae.data.celeba import find_copy
+from facevae.data.folder import check_source
 from facevae.data.synthetic import synthesize
 
 
 def main() -> None:
     options, parameters = arguments(__doc__, target="folder to write, in CelebA's layout")
-    source, settings = Path(parameters.data.source), parameters.synthesize
+    source, layout = Path(parameters.data.source), parameters.data.layout
+    settings = parameters.synthesize
     # Checked in the first stage, so that a missing source is reported before anything changes.
     if source.resolve() != options.target.resolve():
-        find_copy(source)
+        check_source(source, layout)
+    elif layout != "celeba":
+        raise UserError(
+            f"data.layout: the drawn faces in {source} are in CelebA's layout; name the folder of "
+            f"the pictures in data.source, or set data.layout: celeba"
+        )
     with counting("Drawing faces", " faces") as progress:
         synthesize(options.target, settings.images, settings.seed, progress)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from study import Study
 
 import facevae.data.download
-from facevae.data.celeba import ARCHIVE, ATTRIBUTES, PARTITION
+from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
 
 PROJECT = Path(__file__).resolve().parent.parent
 # In the order in which their commands are run.
@@ -75,6 +75,10 @@ EXCEPTIONS = {
     "dvc exp run -S data.source=/path/to/celeba -S data.limit.train=5000 -S data.limit.test=500": (
         "dvc exp run -S data.source=$CELEBA -S data.limit.train=50 -S data.limit.test=5 prepare",
         _TRAINING,
+    ),
+    "dvc exp run -S data.layout=folder -S data.source=/path/to/pictures": (
+        "dvc exp run -S data.layout=folder -S data.source=$PICTURES prepare && "
+        "git checkout params.yaml", _TRAINING,
     ),
     "make celeba FOLDER=/path/to/celeba": ("make celeba FOLDER=$CELEBA", "a folder that exists"),
     "python -m facevae.data.download --mirror https://mirror.example.org/celeba": (
@@ -251,6 +255,7 @@ def _run(folder: Path) -> int:
     # A reader's clone has these.
     shutil.copy(PROJECT / "dvc.lock", first)
     shutil.copytree(PROJECT / "metrics", first / "metrics", ignore=_COSTS)
+    shutil.unpack_archive(celeba / ARCHIVE, folder / "unpacked")
     _expect_files_of(celeba, first)
     identity = {
         f"GIT_{role}_{part}": value
@@ -271,7 +276,7 @@ def _run(folder: Path) -> int:
         environment = {
             **os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}", "COLUMNS": "120",
             "CELEBA": str(celeba), "MIRROR": mirror, "ORIGIN": str(origin),
-            "STORAGE": str(folder / "storage"),
+            "STORAGE": str(folder / "storage"), "PICTURES": str(folder / "unpacked" / FOLDER),
         }  # fmt: skip
         (folder / "storage").mkdir()
         failed = 0

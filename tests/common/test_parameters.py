@@ -46,6 +46,8 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("data", "crop", 150),
         ("data", "resize", "nearest"),
         ("data", "source", ""),
+        ("data", "layout", "files"),
+        ("data", "split_seed", -1),
         ("encoder", "filters", []),
         ("encoder", "strides", [2, 2, 2, 0]),
         ("encoder", "inter_dense", 0),

@@ -12,7 +12,7 @@ import tensorflow as tf
 from helpers import data_settings
 from PIL import Image
 
-from facevae.data.celeba import read_attributes, read_partition
+from facevae.data.celeba import read_attributes, read_partition, unpack_labels
 from facevae.data.executors import local_executor
 from facevae.data.preparation import prepare, square_image
 from facevae.data.synthetic import ATTRIBUTE_NAMES, describe_face
@@ -106,7 +106,7 @@ def test_an_unpacked_folder_gives_the_same_bytes(
 
 def _true_labels(names: list[bytes]) -> np.ndarray:
     faces = [describe_face(3, int(name[:6]) - 1).attributes() for name in names]
-    return np.array([list(face.values()) for face in faces])
+    return np.where([list(face.values()) for face in faces], 1, -1)
 
 
 def test_labels_are_those_of_the_images_in_the_shards(shards: Path, source: Path) -> None:
@@ -114,7 +114,7 @@ def test_labels_are_those_of_the_images_in_the_shards(shards: Path, source: Path
     assert read.attributes == ATTRIBUTE_NAMES
     for split, names in read_partition(source / "list_eval_partition.txt").items():
         labels = read.labels(split)
-        assert labels.dtype == bool
+        assert labels.dtype == np.int8
         np.testing.assert_array_equal(labels, _true_labels(names.tolist()))
 
 
@@ -135,7 +135,7 @@ def test_labelled_batches_keep_images_and_labels_together(shards: Path) -> None:
     read = Shards(shards)
     pixels = load_images(read, "train").reshape(48, -1)
     labels, orders = read.labels("train"), []
-    batches = labelled_batches(read, batch_size=20, seed=1)
+    batches = labelled_batches(read, read.attributes, batch_size=20, seed=1)
     for _ in range(2):
         found, told = (np.concatenate(part) for part in zip(*batches, strict=True))
         distances = np.abs(found.reshape(48, 1, -1) - pixels).sum(2)
@@ -197,19 +197,59 @@ def test_without_an_attribute_file_the_shards_are_the_same_and_have_no_labels(
 def test_attributes_of_many_images_take_little(tmp_path: Path) -> None:
     """More than are packed at a time; in the form of the official file, with its two blanks."""
     random = np.random.default_rng(0)
-    labels = random.random((4096 * 2 + 5, 11)) < 0.3
+    labels = random.integers(-1, 2, (4096 * 2 + 5, 11))
     path = tmp_path / "list_attr_celeba.txt"
     with open(path, "w", newline="") as file:
         file.write(f"{len(labels)}\r\n{' '.join(f'Name_{k}' for k in range(11))} \r\n")
         for number in random.permutation(len(labels)).tolist():
-            row = "".join("  1" if holds else " -1" for holds in labels[number])
+            row = "".join(f"{label:3d}" for label in labels[number].tolist())
             file.write(f"{number:06d}.jpg{row}\r\n")
     read = read_attributes(path)
     assert read.names == tuple(f"Name_{k}" for k in range(11))
-    assert read.packed.nbytes == 2 * len(labels)
+    assert read.packed.nbytes == 3 * len(labels)
     asked = random.permutation(len(labels))[:1000]
     packed = read.of(np.array([b"%06d.jpg" % number for number in asked.tolist()]))
-    np.testing.assert_array_equal(np.unpackbits(packed, axis=1, count=11), labels[asked])
+    np.testing.assert_array_equal(unpack_labels(packed, 11), labels[asked])
+
+
+def _with_unknown_labels(source: Path, folder: Path) -> Path:
+    """A copy in which the labels of 000002.jpg and 000060.jpg and one of 000005.jpg are 0."""
+    folder.mkdir()
+    for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    lines = (source / "list_attr_celeba.txt").read_text().splitlines()
+    for number in (2, 60):
+        lines[number + 1] = lines[number + 1].split()[0] + "  0" * len(ATTRIBUTE_NAMES)
+    name, _, *others = lines[6].split()
+    lines[6] = " ".join([name, "0", *others])
+    (folder / "list_attr_celeba.txt").write_bytes("\r\n".join([*lines, ""]).encode())
+    return folder
+
+
+def test_labels_of_zero_are_unknown(source: Path, shards: Path, tmp_path: Path) -> None:
+    """In the file, beside the shards, and in batches, which leave out images without a label."""
+    prepare(data_settings(_with_unknown_labels(source, tmp_path / "celeba")), tmp_path / "shards")
+    read, known = Shards(tmp_path / "shards"), Shards(shards)
+    expected = {split: known.labels(split) for split in ("train", "validation", "test")}
+    expected["train"][1] = expected["test"][-1] = expected["train"][4, 0] = 0
+    for split, labels in expected.items():
+        np.testing.assert_array_equal(read.labels(split), labels)
+    few = ("Smiling", "Bald")
+    columns = [ATTRIBUTE_NAMES.index(name) for name in few]
+    np.testing.assert_array_equal(read.labels("train", few), expected["train"][:, columns])
+    pixels = load_images(read, "train").reshape(48, -1)
+    found, told = (
+        np.concatenate(part)
+        for part in zip(*labelled_batches(read, few, batch_size=20, seed=1), strict=True)
+    )
+    order = np.abs(found.reshape(47, 1, -1) - pixels).sum(2).argmin(1).tolist()
+    assert sorted(order) == [0, *range(2, 48)]
+    np.testing.assert_array_equal(told, expected["train"][order][:, columns])
+
+
+def test_labels_that_are_all_known_are_kept_as_they_were(shards: Path) -> None:
+    for split in ("train", "validation", "test"):
+        assert np.load(shards / f"{split}-attributes.npy").dtype == bool
 
 
 def test_limit_takes_the_first_by_name(source: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_real_images_have_their_labels(prepared: Path, celeba: Path) -> None:
     assert list(shards.attributes) == header.split()
     told = {name: values for name, *values in map(str.split, rows)}
     for split, names in read_partition(celeba / "list_eval_partition.txt").items():
-        expected = [[value == "1" for value in told[name.decode()]] for name in names.tolist()]
+        expected = [list(map(int, told[name.decode()])) for name in names.tolist()]
         np.testing.assert_array_equal(shards.labels(split), expected)
 
 

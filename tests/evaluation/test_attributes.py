@@ -1,6 +1,7 @@
 """The attribute classifier: its accuracy, the metrics on its features, and its stage's outputs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,26 @@ from helpers import blurred, data_settings, make_vae, noisy
 from PIL import Image
 
 from facevae.common.errors import UserError
+from facevae.common.parameters import Parameters
 from facevae.common.runtime import enable_determinism
 from facevae.data.preparation import prepare
-from facevae.data.synthetic import synthesize
+from facevae.data.synthetic import ATTRIBUTE_NAMES, synthesize
 from facevae.evaluation.attribute_classifier import (
     FEATURES,
     NETWORK,
     AttributeClassifier,
     attribute_metrics,
     features,
+    learned_attributes,
     load_classifier,
+    masked_crossentropy,
     probabilities,
     save_classifier,
     summary,
     train_classifier,
 )
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
+from facevae.latent.gallery import check_request
 from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, load_images
@@ -79,10 +84,10 @@ def test_attribute_classifier_recognises_visible_attributes(
 
 
 def test_attribute_metrics_by_hand() -> None:
-    labels = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], bool)
-    trained_on = np.array([[1, 1], [0, 0], [0, 1], [0, 1]], bool)  # shares 1/4 and 3/4
-    found = np.array([[0.9, 0.1], [0.3, 0.6], [0.2, 0.9], [0.4, 0.8]])
-    first, second = attribute_metrics(found, labels, trained_on)
+    labels = np.array([[1, -1, 0], [1, -1, 0], [-1, -1, 0], [-1, -1, 0]])
+    trained_on = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [-1, 1, 0]])  # 1/4, 3/4, 2/3
+    found = np.array([[0.9, 0.1, 0.7], [0.3, 0.6, 0.7], [0.2, 0.9, 0.1], [0.4, 0.8, 0.1]])
+    first, second, third = attribute_metrics(found, labels, trained_on)
     # Above 1/4: both images with the attribute and one without. Above 1/2: the first image alone.
     assert first == {
         "share": 0.5, "balanced_accuracy": 0.75, "accuracy": 0.75, "majority_accuracy": 0.5,
@@ -90,6 +95,118 @@ def test_attribute_metrics_by_hand() -> None:
     assert second == {
         "share": 0.0, "balanced_accuracy": None, "accuracy": 0.25, "majority_accuracy": 0.0,
     }  # fmt: skip
+    assert set(third.values()) == {None}
+    # An image whose label is unknown, also one of training, changes nothing.
+    further = np.vstack([labels, [0, 0, 0]]), np.vstack([trained_on, [0, 0, 0]])
+    assert attribute_metrics(np.vstack([found, [0.9] * 3]), *further) == [first, second, third]
+
+
+def test_unknown_labels_are_masked_in_the_loss() -> None:
+    labels = np.array([[1, -1], [0, 1], [0, 0]], np.float32)
+    found = np.array([[0.9, 0.3], [0.2, 0.6], [0.7, 0.7]], np.float32)
+    expected = -np.log([0.9, 0.7, 0.6]).mean()
+    loss = np.mean(masked_crossentropy(labels, found))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    found[1:, 0] = found[2, 1] = 0.01
+    assert np.mean(masked_crossentropy(labels, found)) == loss
+
+
+def _zeroed(source: Path, target: Path, change: Callable[[int, list[str]], None]) -> Path:
+    """A copy of a source whose labels `change` has changed: it is given each face's number."""
+    target.mkdir()
+    for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
+        (target / name).write_bytes((source / name).read_bytes())
+    first, names, *rows = (source / "list_attr_celeba.txt").read_text().splitlines()
+    told = [row.split() for row in rows]
+    for number, row in enumerate(told, start=1):
+        change(number, row)
+    text = "\n".join([first, names, *map(" ".join, told), ""])
+    (target / "list_attr_celeba.txt").write_text(text)
+    return target
+
+
+def _bytes_of_classifier(shards: Shards, folder: Path) -> dict[str, bytes]:
+    enable_determinism(0)
+    network = train_classifier(shards, images_seen=48)
+    save_classifier(network, learned_attributes(shards), folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_images_without_labels_leave_the_classifier_as_it_is(source: Path, tmp_path: Path) -> None:
+    """It is the same as without these images, to the byte.
+
+    The first image has no labels in both sets, so that the same attributes are learned.
+    """
+
+    def some_unknown(number: int, row: list[str]) -> None:
+        if number == 1 or number > 40:
+            row[1:] = ["0"] * (len(row) - 1)
+
+    copy = _zeroed(source, tmp_path / "source", some_unknown)
+    prepare(data_settings(copy), tmp_path / "all")
+    prepare(data_settings(copy, limit={"train": 40}), tmp_path / "labelled")
+    first, second = (Shards(tmp_path / name) for name in ("all", "labelled"))
+    assert (first.counts["train"], second.counts["train"]) == (48, 40)
+    assert learned_attributes(first) == learned_attributes(second) != ()
+    networks = [_bytes_of_classifier(each, tmp_path / f"{each.folder.name}-network")
+                for each in (first, second)]  # fmt: skip
+    assert networks[0] == networks[1]
+
+
+def test_attributes_without_known_labels_of_both_kinds_are_left_out(
+    stage, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Of the classifier, its metrics and its names; no label known: as without labels."""
+    names = ATTRIBUTE_NAMES
+
+    def some_unknown(number: int, row: list[str]) -> None:
+        row[1 + names.index("Bangs")] = "0"
+        for name, only in (("Smiling", "1"), ("Bald", "-1")):
+            place = 1 + names.index(name)
+            row[place] = only if row[place] == only else "0"
+
+    def all_unknown(number: int, row: list[str]) -> None:
+        row[1:] = ["0"] * (len(row) - 1)
+
+    gone = {"Bangs", "Smiling", "Bald"}
+    for change, kept in (
+        (some_unknown, [name for name in names if name not in gone]), (all_unknown, []),
+    ):  # fmt: skip
+        folder = tmp_path / change.__name__
+        prepare(data_settings(_zeroed(source, folder, change)), folder / "shards")
+        assert not stage(
+            "attributes", "--shards", str(folder / "shards"),
+            "--network", str(folder / "network"), "--metrics", str(folder / "metrics.json"),
+        )  # fmt: skip
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert list(metrics["attributes"]) == kept
+        assert json.loads((folder / "network" / "names.json").read_text()) == kept
+        assert (load_classifier(folder / "network") is not None) == bool(kept)
+        assert (metrics["accuracy"] is not None) == bool(kept)
+
+
+@pytest.mark.parametrize(
+    ("known", "sentence"),
+    [
+        ("1", "none of the 48 training images looked at is known to lack Smiling, so it has no"),
+        ("-1", "none of the 48 training images looked at is known to have Smiling, so it has no"),
+        ("0", "none of the 48 training images looked at is known to have Smiling, so it has no"),
+    ],
+)
+def test_bad_input_direction_of_an_attribute_without_known_labels(
+    parameters: Parameters, source: Path, tmp_path: Path, known: str, sentence: str
+) -> None:
+    place = 1 + ATTRIBUTE_NAMES.index("Smiling")
+
+    def one_kind(number: int, row: list[str]) -> None:
+        row[place] = known if row[place] == known else "0"
+
+    prepare(data_settings(_zeroed(source, tmp_path / "source", one_kind)), tmp_path / "shards")
+    settings = parameters.with_changes(
+        {"generate.rows": 2, "generate.columns": 2, "generate.attributes": ["Smiling"]}
+    )
+    with pytest.raises(UserError, match=sentence):
+        check_request(settings.generate, Shards(tmp_path / "shards"))
 
 
 def test_attribute_classifier_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None:
@@ -97,7 +214,7 @@ def test_attribute_classifier_gives_the_same_bytes(shards: Path, tmp_path: Path)
     for name in ("first", "second"):
         enable_determinism(0)
         network = train_classifier(read, images_seen=48)
-        save_classifier(network, read.attributes, tmp_path / name)
+        save_classifier(network, learned_attributes(read), tmp_path / name)
     for path in (tmp_path / "first").iterdir():
         assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
 
@@ -146,7 +263,7 @@ def test_attribute_features_detect_dropped_modes(
 ) -> None:
     """Only dark-haired faces: each looks real, but many real faces are not covered."""
     real, fresh = faces[:160], faces[160:]
-    dark = labelled.labels("train")[160:, labelled.attributes.index("Black_Hair")]
+    dark = labelled.labels("train", ["Black_Hair"])[160:, 0] == 1
     reference, precision, recall = _measured(network, real, fresh)
     distance, same_precision, less_recall = _measured(network, real, fresh[dark])
     assert distance > 2 * reference

@@ -65,18 +65,19 @@ def test_histograms_span_points_far_out_and_units_that_do_nothing() -> None:
 
 def test_directions_go_from_those_without_to_those_with() -> None:
     random = np.random.default_rng(4)
-    labels = random.random((500, 3)) < [0.1, 0.5, 0.9]
+    labels = np.where(random.random((500, 3)) < [0.1, 0.5, 0.9], 1, -1)
+    labels[random.random((500, 3)) < 0.3] = 0  # unknown: in neither mean
     mu = random.standard_normal((500, 6), dtype=np.float32)
     found = attribute_directions(mu, labels)
     assert found.dtype == np.float32
     for direction, having in zip(found, labels.T, strict=True):
-        expected = np.mean([z for z, has in zip(mu, having, strict=True) if has], axis=0)
-        expected -= np.mean([z for z, has in zip(mu, having, strict=True) if not has], axis=0)
+        expected = np.mean([z for z, has in zip(mu, having, strict=True) if has == 1], axis=0)
+        expected -= np.mean([z for z, has in zip(mu, having, strict=True) if has == -1], axis=0)
         assert direction == pytest.approx(expected, abs=1e-5)
     # The directions of uncorrelated attributes are found exactly.
-    apart = np.array(list(itertools.product([False, True], repeat=3)))
+    apart = np.array(list(itertools.product([-1, 1], repeat=3)))
     true = random.standard_normal((3, 6)).astype(np.float32)
-    np.testing.assert_allclose(attribute_directions(5 + apart @ true, apart), true, atol=1e-5)
+    np.testing.assert_allclose(attribute_directions(5 + apart @ true, apart), 2 * true, atol=1e-5)
 
 
 def test_codes_are_the_networks() -> None:

@@ -49,6 +49,8 @@ class Limit(_Section):
 
 class Data(_Section):
     source: str = Field(min_length=1)
+    layout: Literal["celeba", "folder"]
+    split_seed: Seed
     crop: Literal["none", 178, 148, 140, 128]
     resize: Literal["bilinear", "bicubic", "lanczos", "box"]
     image_size: int = Field(ge=8, le=512)

@@ -5,7 +5,8 @@
     list_eval_partition.txt    a line for each image, such as "000001.jpg 0":
                                0 train, 1 validation, 2 test
     list_attr_celeba.txt       optional: the number of images, the attributes' names,
-                               and a line for each image: its name, 1 or -1 per attribute
+                               and a line for each image: its name, and per attribute 1, -1 or
+                               0, which means unknown
 
 `find_copy` looks for them where the authors, Kaggle and torchvision put them; docs/data.md lists
 these places. The lists may also be .csv files, with a header in place of the number of images.
@@ -262,8 +263,7 @@ class Attributes:
     Attributes:
         names: the attributes' names, in the file's order.
         images: the images' names, a sorted array of bytes.
-        packed: the labels, (images, ceil(attributes / 8)) uint8, one bit per attribute, packed by
-            `np.packbits` along the last axis.
+        packed: the labels, (images, ceil(attributes / 4)) uint8, for `unpack_labels`.
     """
 
     names: tuple[str, ...]
@@ -282,21 +282,32 @@ class Attributes:
         return self.packed[rows]
 
 
-_HOLDS = {"1": 1, "-1": 0}
+def unpack_labels(packed: np.ndarray, attributes: int) -> np.ndarray:
+    """The labels in rows of `Attributes.packed`: (images, attributes) int8, 1, -1 or 0 (unknown).
+
+    A row's bits are, for every attribute, whether the image has it, then whether it lacks it.
+    """
+    bits = np.unpackbits(packed, axis=1, count=2 * attributes).astype(np.int8)
+    return bits[:, :attributes] - bits[:, attributes:]
+
+
+_HAS, _LACKS, _UNKNOWN = 1, 2, 0
+_LABELS = {"1": _HAS, "-1": _LACKS, "0": _UNKNOWN}
 
 
 def read_attributes(path: Path) -> Attributes:
     """Read a list_attr_celeba.txt or .csv into a few bytes per image.
 
     Raises:
-        UserError: the file cannot be read, the header is missing, a line is not a name and 1 or -1
-            per attribute, the number of lines is not the one in the header, or a name appears
+        UserError: the file cannot be read, the header is missing, a line is not a name and 1, -1
+            or 0 per attribute, the number of lines is not the one in the header, or a name appears
             twice.
     """
-    images, packed, values = Names(), [], bytearray()
+    images, packed, values = Names(), list[np.ndarray](), bytearray()
 
     def pack() -> None:
-        packed.append(np.packbits(np.frombuffer(values, np.uint8).reshape(-1, width), axis=1))
+        rows = np.frombuffer(values, np.uint8).reshape(-1, width)
+        packed.append(np.packbits(np.hstack([rows == _HAS, rows == _LACKS]), axis=1))
 
     lines = read_rows(path)
     _, head = next(lines, (0, []))
@@ -316,13 +327,13 @@ def read_attributes(path: Path) -> Attributes:
         if announced is None and not count and len(fields) != width:
             raise no_head
         try:
-            row = bytes(map(_HOLDS.__getitem__, fields))
+            row = bytes(map(_LABELS.__getitem__, fields))
         except KeyError:
             row = b""
         if len(row) != width or not image:
             raise UserError(
-                f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1, "
-                f"found {' '.join([image, *fields])[:80]!r}"
+                f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1 "
+                f"(0: unknown), found {' '.join([image, *fields])[:80]!r}"
             )
         images.append(image.encode())
         values += row

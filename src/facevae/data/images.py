@@ -58,6 +58,19 @@ def list_images(store: Path) -> np.ndarray:
         raise UserError(f"{store}: {error}") from None
     except OSError as error:
         raise UserError(f"{store}: cannot be read ({error.strerror})") from None
+    return _table(names, places)
+
+
+def list_files(names: np.ndarray) -> np.ndarray:
+    """A table as that of `list_images` of files in a folder, by their paths in it.
+
+    Args:
+        names: (images,) bytes.
+    """
+    return _table(names, bytearray(_PLACE.size * len(names)))
+
+
+def _table(names: np.ndarray, places: bytearray) -> np.ndarray:
     table = np.empty(len(names), [("name", names.dtype), *_PLACE_FIELDS])
     order = np.argsort(names, kind="stable")
     table["name"] = names[order]

@@ -19,8 +19,17 @@ from PIL import Image, UnidentifiedImageError
 from facevae.common.errors import UserError, printable
 from facevae.common.files import atomic_write, exclusive_writer, write_json
 from facevae.common.parameters import Data, Limit
-from facevae.data.celeba import SPLITS, Copy, find_copy, read_attributes, read_partition
+from facevae.data.celeba import SPLITS, read_attributes, read_partition, unpack_labels
 from facevae.data.executors import default_executor, run_tasks
+from facevae.data.folder import (
+    FORMATS,
+    check_folder,
+    find_celeba,
+    find_labels,
+    list_pictures,
+    read_labels,
+    rows_of_splits,
+)
 from facevae.data.images import ImageReader, list_images
 from facevae.data.lists import match
 from facevae.shards.records import MANIFEST, encode_example, frame_record
@@ -32,8 +41,12 @@ _JPEG_QUALITY = 95
 _LISTED = 20
 _REASON = 100  # characters of a decoder's message
 
-# What the records depend on, and the manifest says.
-_OF_RECORDS = {"crop", "resize", "image_size", "record_format"}
+# What the records depend on, and the manifest says, by layout.
+_OF_RECORDS = {
+    "celeba": {"crop", "resize", "image_size", "record_format"},
+    "folder": {"layout", "split_seed", "resize", "image_size", "record_format"},
+}
+_FORMATS = {"celeba": ("JPEG", "PNG"), "folder": FORMATS}
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -123,7 +136,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def square_image(file: bytes, settings: Data) -> Image.Image:
-    """Decode, crop and resize one JPEG or PNG file.
+    """Decode, crop and resize one image file, by `settings.layout`.
 
     Grey, palette and CMYK images are converted to RGB, transparent images get a white background,
     and an EXIF rotation is applied.
@@ -134,12 +147,16 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
     Raises:
         UserError: the file is not an image or is damaged, or the settings do not allow its size.
     """
+    formats, side = _FORMATS[settings.layout], settings.image_size
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd things in an image that it can read nevertheless.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(file), formats=("JPEG", "PNG")) as image:
+            with Image.open(io.BytesIO(file), formats=formats) as image:
+                if settings.layout == "folder" and image.width * image.height > _MAX_PIXELS:
+                    # A JPEG is decoded at a half, a quarter or an eighth of its size.
+                    image.draft(None, (4 * side, 4 * side))
                 if image.width * image.height > _MAX_PIXELS:
                     raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
                 whole = _rgb(image)
@@ -148,15 +165,16 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError("has too many pixels") from None
     except UnidentifiedImageError:
-        raise UserError("is empty" if not file else "is not a JPEG or PNG image") from None
+        kinds = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise UserError("is empty" if not file else f"is not a {kinds} image") from None
     except Exception as error:  # which one, depends on what is damaged
         reason = printable(str(error) or type(error).__name__)[:_REASON]
         raise UserError(f"is cut short or damaged ({reason})") from None
     width, height = whole.size
-    side = settings.image_size
-    if settings.crop == "none":
+    if settings.layout == "folder" or settings.crop == "none":
         if width < side or height < side:
             raise UserError(f"is {width}x{height} pixels, smaller than data.image_size {side}")
+        crop = min(width, height) if settings.layout == "folder" else None
     else:
         if whole.size != ALIGNED_SIZE:
             raise UserError(
@@ -164,6 +182,7 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
                 f"images of 178x218 pixels, and data.crop none takes other sizes"
             )
         crop = int(settings.crop)
+    if crop is not None:
         left, top = (width - crop) // 2, (height - crop) // 2
         whole = whole.crop((left, top, left + crop, top + crop))
     return whole.resize((side, side), _FILTERS[settings.resize])
@@ -230,7 +249,7 @@ def prepare(
     """Write the shards of all splits and their manifest into the folder `target`.
 
     Args:
-        settings: the section `data` of the parameters; `source` is a folder in CelebA's layout.
+        settings: the section `data` of the parameters.
         target: replaced when everything is written, and untouched until then.
         progress: called with (images done, images in all) after each shard.
         executors: opens an executor for the tasks; see `facevae.data.executors`.
@@ -244,24 +263,21 @@ def prepare(
         OSError: `target` cannot be written.
     """
     source, target = Path(settings.source).resolve(), Path(target).resolve()
-    plan = _plan(source, settings.limit)
-    store, partition = plan.copy.images, plan.copy.partition
+    is_folder = settings.layout == "folder"
+    plan = _plan_folder(source, settings) if is_folder else _plan_celeba(source, settings.limit)
+    store = plan.store
     bad = dict(plan.bad)
     if settings.on_bad_image == "fail":
-        bad |= dict.fromkeys(plan.absent, f"is in {partition.name}, but there is no image")
+        bad |= dict.fromkeys(plan.absent, f"is in {plan.listing.name}, but there is no image")
     elif plan.absent:
         absent = f"{len(plan.absent)} images that it lists are not there, and are left out"
-        print(f"{printable(str(partition))}: {absent}", file=sys.stderr)
+        print(f"{printable(str(plan.listing))}: {absent}", file=sys.stderr)
     total = sum(map(len, plan.images.values()))
     checked = total + len(bad)
     _judge(store, bad, checked, settings)
     for split, rows in plan.images.items():
         if not len(rows):
-            alone = f", or set data.layout: folder and data.source: {store}, without lists"
-            raise UserError(
-                f"{partition}: the {split} split has no images that are there; give it some in "
-                f"this file{alone if store.is_dir() else ''}"
-            )
+            raise UserError(f"{plan.splits}: the {split} split has no images{plan.remedy}")
     with exclusive_writer(target), atomic_write(target) as folder:
         folder.mkdir()
         tasks = {}
@@ -289,16 +305,16 @@ def prepare(
             split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
         for name, split in splits.items():
             if not split["images"]:
-                raise UserError(f"{partition}: the {name} split has no images that can be used")
+                raise UserError(f"{plan.splits}: the {name} split has no images that can be used")
         left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
         for name, packed in plan.labels.items():
             kept = packed[~_among(plan.images[name]["name"], left_out)]
-            labels = np.unpackbits(kept, axis=1, count=len(plan.attributes)).astype(bool)
+            labels = unpack_labels(kept, len(plan.attributes))
             path = folder / f"{name}-attributes.npy"
-            np.save(path, labels)
+            np.save(path, labels == 1 if labels.all() else labels)
             splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
         manifest = {
-            "settings": settings.model_dump(include=_OF_RECORDS),
+            "settings": settings.model_dump(include=_OF_RECORDS[settings.layout]),
             "attributes": list(plan.attributes),
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
@@ -315,28 +331,34 @@ class _Plan:
     """The images to prepare, chosen before any image is read.
 
     Attributes:
-        copy: where they are.
+        store: the archive or folder that has them.
+        splits: what assigns them to splits: the partition file, or the folder of pictures.
+        remedy: how the sentence goes on that says that a split is empty.
         images: rows of `facevae.data.images.list_images` per split.
-        bad: names of images that are there but in no split, or more than once, with the reason.
-        absent: names that are listed but not there, of the splits that lack images to reach their
-            limit.
+        bad: names of what is there but cannot be used, with the reason.
+        listing: the file that lists images: the partition file, or the labels of the pictures.
+        absent: names that it lists but that are not there; those in the partition file only of the
+            splits that lack images to reach their limit.
         beyond_limit: number of images that the limit of a split leaves out.
         attributes: the attributes' names; empty if the source has no attribute file.
         labels: rows of `facevae.data.celeba.Attributes.packed` for `images`, per split; empty if
             the source has no attribute file.
     """
 
-    copy: Copy
+    store: Path
+    splits: Path
+    remedy: str
     images: dict[str, np.ndarray]
     bad: dict[str, str]
+    listing: Path
     absent: list[str]
     beyond_limit: dict[str, int]
     attributes: tuple[str, ...]
     labels: dict[str, np.ndarray]
 
 
-def _plan(source: Path, limit: Limit) -> _Plan:
-    copy = find_copy(source)
+def _plan_celeba(source: Path, limit: Limit) -> _Plan:
+    copy = find_celeba(source)
     images = list_images(copy.images)
     names = images["name"]
     members = read_partition(copy.partition)
@@ -368,7 +390,45 @@ def _plan(source: Path, limit: Limit) -> _Plan:
         if most is None or len(there) < most:
             absent += listed[is_absent & (split_of[:-1] == number)].tolist()
     names_of, labels = _labels(copy.attributes, chosen)
-    return _Plan(copy, chosen, bad, [*map(os.fsdecode, absent)], beyond, names_of, labels)
+    alone = f", or set data.layout: folder and data.source: {copy.images}, without lists"
+    return _Plan(
+        store=copy.images,
+        splits=copy.partition,
+        remedy=f" that are there; give it some in this file{alone if copy.images.is_dir() else ''}",
+        images=chosen,
+        bad=bad,
+        listing=copy.partition,
+        absent=[*map(os.fsdecode, absent)],
+        beyond_limit=beyond,
+        attributes=names_of,
+        labels=labels,
+    )
+
+
+def _plan_folder(source: Path, settings: Data) -> _Plan:
+    check_folder(source)
+    pictures, bad = list_pictures(source)
+    names, path = pictures["name"], find_labels(source)
+    attributes, packed, absent = read_labels(path, names) if path else ((), None, [])
+    chosen, labels, beyond = {}, {}, {}
+    for split, rows in rows_of_splits(names, settings.split_seed).items():
+        within = rows[: getattr(settings.limit, split)]
+        beyond[split] = len(rows) - len(within)
+        chosen[split] = pictures[within]
+        if packed is not None:
+            labels[split] = packed[within]
+    return _Plan(
+        store=source,
+        splits=source,
+        remedy=f" of its {len(pictures)}; add pictures, or try another data.split_seed",
+        images=chosen,
+        bad=bad,
+        listing=path or source,
+        absent=absent,
+        beyond_limit=beyond,
+        attributes=attributes,
+        labels=labels,
+    )
 
 
 def _labels(

@@ -71,30 +71,58 @@ class AttributeClassifier(keras.Model):
         return {**super().get_config(), **self._config}
 
 
+def learned_attributes(shards: Shards) -> tuple[str, ...]:
+    """The attributes that the classifier learns, in the data's order; empty without labels.
+
+    Left out are those of which some labels in the train split are unknown, and the known ones are
+    not of both kinds.
+    """
+    labels = shards.labels("train")
+    both = (labels == 1).any(axis=0) & (labels == -1).any(axis=0)
+    learned = both | labels.all(axis=0)
+    return tuple(name for name, kept in zip(shards.attributes, learned, strict=True) if kept)
+
+
+def masked_crossentropy(labels: Any, found: Any) -> Any:
+    """Binary cross-entropy of each image, whose mean over a batch is that over all known labels.
+
+    Args:
+        labels: (batch, attributes): 1, -1 or 0 (unknown); at least one is known.
+        found: predicted probabilities, (batch, attributes).
+
+    Returns:
+        (batch,)
+    """
+    known = keras.ops.cast(keras.ops.not_equal(labels, 0), labels.dtype)
+    each = keras.ops.binary_crossentropy((labels + 1) / 2, found) * known
+    return keras.ops.mean(each, axis=-1) / keras.ops.mean(known)
+
+
 def train_classifier(
     shards: Shards,
     *,
     images_seen: int = _IMAGES_SEEN,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AttributeClassifier:
-    """Train on the train split: binary cross-entropy, mean over attributes, unweighted.
+    """Train on the known labels of the train split: binary cross-entropy, unweighted.
 
     Weights to balance CelebA's rare attributes would be as large as 50; `attribute_metrics` moves
     the decision threshold instead.
 
     Args:
-        shards: data with labels.
+        shards: data with `learned_attributes`.
         images_seen: images to train on, rounded up to whole epochs.
         progress: called with (images done, images in all) after each batch.
     """
-    count = shards.counts["train"]
+    names = learned_attributes(shards)
+    count = int(shards.labels("train", names).any(axis=1).sum())
     epochs = -(-images_seen // count)
     steps = epochs * -(-count // _BATCH_SIZE)
-    size = shards.image_size, len(shards.attributes)
+    size = shards.image_size, len(names)
     network = AttributeClassifier(*size)
     rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
     # XLA, Keras' default, is slower on a CPU.
-    network.compile(keras.optimizers.Adam(rate), "binary_crossentropy", jit_compile=False)
+    network.compile(keras.optimizers.Adam(rate), masked_crossentropy, jit_compile=False)
     step = 0
 
     def report(batch: int, logs: object = None) -> None:
@@ -102,7 +130,7 @@ def train_classifier(
         step += 1
         progress(step * epochs * count // steps, epochs * count)
 
-    batches = labelled_batches(shards, batch_size=_BATCH_SIZE, seed=_SEED)
+    batches = labelled_batches(shards, names, batch_size=_BATCH_SIZE, seed=_SEED)
     callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=report)]
     network.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
     bare = AttributeClassifier(*size)  # without the optimizer and its state
@@ -134,11 +162,13 @@ def attribute_metrics(
 ) -> list[dict]:
     """Accuracy of the predictions of each attribute, and of a constant prediction.
 
+    Images whose label is unknown are left out, of each attribute its own.
+
     Args:
         found: predicted probabilities, (images, attributes).
-        labels: true labels, (images, attributes) bool.
-        train_labels: labels of the images that the network was trained on, (images, attributes)
-            bool.
+        labels: true labels, (images, attributes): 1, -1 or 0 (unknown).
+        train_labels: labels of the images that the network was trained on, in the same form; some
+            of each attribute are known.
 
     Returns:
         One dict per attribute:
@@ -148,10 +178,12 @@ def attribute_metrics(
             balanced_accuracy: mean of the accuracies over the images with the attribute and over
                 those without it, 1/2 for guessing. The threshold is the attribute's share in
                 training, which is optimal for it. None if all images have the attribute, or none.
+        All are None if no label is known.
     """
     rows = []
-    for column, (guess, truth) in enumerate(zip(found.T, labels.T, strict=True)):
-        share = train_labels[:, column].mean()
+    for guesses, truths, trained in zip(found.T, labels.T, train_labels.T, strict=True):
+        share = (trained[trained != 0] == 1).mean()
+        guess, truth = guesses[truths != 0], truths[truths != 0] == 1
         yes = guess > share
         with_it, without = _share(yes[truth]), _share(~yes[~truth])
         balanced = None if with_it is None or without is None else (with_it + without) / 2
@@ -172,16 +204,18 @@ def summary(shards: Shards, network: AttributeClassifier | None) -> dict[str, An
     A metric that is not defined is None. Without labels all means are None, and there are no
     attributes.
     """
-    rows: list[dict] = []
+    names, rows = learned_attributes(shards), []
     if network is not None:
         found = probabilities(network, shards, "validation")
-        rows = attribute_metrics(found, shards.labels("validation"), shards.labels("train"))
+        rows = attribute_metrics(
+            found, *(shards.labels(split, names) for split in ("validation", "train"))
+        )
     return {
         **{
             name: _rounded_mean([row[name] for row in rows])
             for name in ("balanced_accuracy", "accuracy", "majority_accuracy")
         },
-        "attributes": dict(zip(shards.attributes, rows, strict=True)),
+        "attributes": dict(zip(names, rows, strict=True)),
     }
 
 
@@ -191,8 +225,8 @@ def save_classifier(
     """Write a folder with `NAMES`, the attributes in the order of the outputs, and `NETWORK`.
 
     Args:
-        network: None for data without labels: the list of names is then empty, and there is no
-            file `NETWORK`.
+        network: None for data without `learned_attributes`: the list of names is then empty, and
+            there is no file `NETWORK`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NAMES).write_text(json.dumps(names) + "\n", encoding="utf-8")
@@ -201,7 +235,7 @@ def save_classifier(
 
 
 def load_classifier(folder: Path) -> AttributeClassifier | None:
-    """Read the folder that `save_classifier` wrote; None for data without labels.
+    """Read the folder that `save_classifier` wrote; None for data without `learned_attributes`.
 
     Raises:
         UserError: the folder or one of its files is missing or damaged.

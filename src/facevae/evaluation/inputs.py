@@ -30,7 +30,7 @@ class Inputs:
     Attributes:
         batch_size: images that go through the VAE at a time.
         prior: distribution of the latent codes of samples; None: N(0, I).
-        attribute_classifier: trained on the same data; None if the data has no labels.
+        attribute_classifier: trained on the same data; None if it has no labels to learn.
         inception_weights: file for `facevae.evaluation.inception`; None: no FID.
     """
 

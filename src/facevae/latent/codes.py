@@ -35,19 +35,20 @@ def encode_dataset(vae: VAE, batches: Iterable[Any]) -> tuple[np.ndarray, np.nda
 def attribute_directions(mu: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """For each attribute: the mean mu of images with it, minus the mean mu of images without it.
 
+    An image whose label is unknown is in neither mean.
+
     Larsen et al. 2016, arXiv 1512.09300. White 2016, arXiv 1609.04468, also balances the images for
     correlated attributes. This function does not: whatever is correlated with smiling in the data
     is part of the direction of smiling.
 
     Args:
         mu: (images, latent).
-        labels: (images, attributes) bool; every column holds both values.
+        labels: (images, attributes), 1, -1 or 0 (unknown); every column holds 1 and -1.
 
     Returns:
         (attributes, latent) float32.
     """
-    with_it = labels.T.astype(np.float64)
-    without = 1.0 - with_it
+    with_it, without = (each.astype(np.float64) for each in (labels.T == 1, labels.T == -1))
     means = [(chosen @ mu) / chosen.sum(axis=1, keepdims=True) for chosen in (with_it, without)]
     return (means[0] - means[1]).astype(np.float32)
 

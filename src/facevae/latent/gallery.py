@@ -44,17 +44,17 @@ def _names(settings: Generate, shards: Shards) -> list[str]:
 
 
 def _labels(settings: Generate, shards: Shards) -> np.ndarray:
-    """Labels of the training images that give the directions, (images, attributes) bool."""
-    columns = [shards.attributes.index(name) for name in _names(settings, shards)]
-    return shards.labels("train")[: _LABELLED_BATCHES * _BATCH_SIZE, columns]
+    """Labels of the training images that give the directions, as in `Shards.labels`."""
+    labels = shards.labels("train", _names(settings, shards))
+    return labels[: _LABELLED_BATCHES * _BATCH_SIZE]
 
 
 def check_request(settings: Generate, shards: Shards) -> None:
     """Check that the data suffices for the pictures that the settings ask for.
 
     Raises:
-        UserError: there are too few images in the test split, an attribute is unknown, or all or
-            none of the training images have it.
+        UserError: there are too few images in the test split, an attribute is unknown, or no
+            training image is known to have it, or none to lack it.
     """
     needed = _held_out_images(settings)
     if shards.counts["test"] < needed:
@@ -69,13 +69,16 @@ def check_request(settings: Generate, shards: Shards) -> None:
             f"generate.attributes: the data has no {' and no '.join(unknown)}; it has "
             f"{', '.join(shards.attributes)}"
         )
-    labels = _labels(settings, shards)
-    for name, share in zip(names, labels.mean(axis=0), strict=True):
-        if share in (0, 1):
-            raise UserError(
-                f"generate.attributes: {'all' if share else 'none'} of the {len(labels):,} "
-                f"training images looked at have {name}, so it has no direction; leave it out"
-            )
+    for name, labels in zip(names, _labels(settings, shards).T, strict=True):
+        kinds = set(labels.tolist())
+        if {1, -1} <= kinds:
+            continue
+        looked = f"of the {len(labels):,} training images looked at"
+        if 0 in kinds:
+            wrong = f"none {looked} is known to {'lack' if 1 in kinds else 'have'} {name}"
+        else:
+            wrong = f"{'all' if 1 in kinds else 'none'} {looked} have {name}"
+        raise UserError(f"generate.attributes: {wrong}, so it has no direction; leave it out")
 
 
 def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Batches of images from shards: shuffled and with noise for training, else in file order."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,24 @@ class Shards:
         """Paths of a split's shards, in order."""
         return self._files[split]
 
-    def labels(self, split: str) -> np.ndarray:
-        """Attribute labels of a split, (images, attributes) bool, in file order."""
+    def labels(self, split: str, attributes: Sequence[str] | None = None) -> np.ndarray:
+        """Attribute labels of a split, in file order.
+
+        Args:
+            attributes: whose labels, of `self.attributes`; None: of all.
+
+        Returns:
+            (images, attributes) int8: 1 if the image has the attribute, -1 if not, 0 if it is not
+            known.
+        """
         entry = self._labels[split]
         if entry is None:
-            return np.zeros((self.counts[split], 0), bool)
-        return np.load(self.folder / entry["file"])
+            return np.zeros((self.counts[split], 0), np.int8)
+        stored = np.load(self.folder / entry["file"])
+        labels = np.where(stored, 1, -1).astype(np.int8) if stored.dtype == bool else stored
+        if attributes is None:
+            return labels
+        return labels[:, [self.attributes.index(name) for name in attributes]]
 
     def __enter__(self) -> "Shards":
         return self
@@ -138,19 +150,30 @@ def load_images(shards: Shards, split: str, limit: int | None = None) -> np.ndar
     return np.concatenate([batch.numpy() for batch in batches])
 
 
-def labelled_batches(shards: Shards, *, batch_size: int, seed: int) -> tf.data.Dataset:
-    """The train split with its labels, shuffled differently in each pass.
+def labelled_batches(
+    shards: Shards, attributes: Sequence[str], *, batch_size: int, seed: int
+) -> tf.data.Dataset:
+    """The images of the train split with labels, shuffled differently in each pass.
+
+    Images of which no label is known are left out.
+
+    Args:
+        attributes: whose labels, of `shards.attributes`.
 
     Yields:
-        (batch, size, size, 3) float32 in [0, 1] and (batch, attributes) float32, 0 or 1.
+        (batch, size, size, 3) float32 in [0, 1] and (batch, attributes) float32, labels as in
+        `Shards.labels`.
     """
-    records = tf.data.TFRecordDataset(shards.files("train"))
-    labels = tf.data.Dataset.from_tensor_slices(shards.labels("train"))
-    labelled = tf.data.Dataset.zip(records, labels.map(lambda row: tf.cast(row, tf.float32)))
-    shuffled = labelled.shuffle(min(SHUFFLE_BUFFER, shards.counts["train"]), seed)
+    labels = shards.labels("train", attributes)
+    count = int(labels.any(axis=1).sum())
+    labelled = tf.data.Dataset.zip(
+        tf.data.TFRecordDataset(shards.files("train")),
+        tf.data.Dataset.from_tensor_slices(labels).map(lambda row: tf.cast(row, tf.float32)),
+    ).filter(_without_autograph(lambda _, row: tf.reduce_any(row != 0)))
+    shuffled = labelled.shuffle(min(SHUFFLE_BUFFER, count), seed)
     return (
         _batches(shuffled, shards, batch_size, drop_remainder=False)
-        .apply(tf.data.experimental.assert_cardinality(-(-shards.counts["train"] // batch_size)))
+        .apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
         .prefetch(2)
     )
 

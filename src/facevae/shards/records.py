@@ -4,12 +4,14 @@ A shard is a TFRecord file of `tf.train.Example` records with two bytes features
 
     image   the square RGB image: size * size * 3 uint8 row by row, or a PNG or JPEG file,
             by the record_format of the manifest
-    name    the image's file name in CelebA
+    name    the image's file name in CelebA, or its path in a folder of pictures
 
 If the data set has attribute labels, `<split>-attributes.npy` holds those of a split, in the order
-of the images in the shards: (images, attributes) bool. `manifest.json` describes the whole folder:
+of the images in the shards: (images, attributes) bool; or, if some labels are unknown, int8: 1, -1,
+and 0 for unknown. `manifest.json` describes the whole folder:
 
-    settings:   crop, resize, image_size, record_format
+    settings:   resize, image_size, record_format; and crop or, for a folder of
+                pictures, layout and split_seed
     attributes: their names; empty if the data set has no labels
     splits:     per split: the number of images; the shards in order, each with file, images and
                 bytes; the attributes' file and bytes, or null
