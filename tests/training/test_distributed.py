@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import small_vae, train_settings, write_params
+from helpers import free_ports, small_vae, train_settings, write_params
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import load_model, save_model
 from facevae.shards.batches import Shards
+from facevae.training.cluster import read_cluster
 from facevae.training.devices import check_batch_size, is_chief, visible_devices
 from facevae.training.loop import train
 
@@ -45,7 +45,7 @@ def _train(
     (processor,) = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * devices
     tf.config.set_logical_device_configuration(processor, logical)
-    strategy = visible_devices()
+    strategy = visible_devices(read_cluster(os.environ))
     workers = len(config["cluster"]["worker"]) if config else 1
     assert strategy.num_replicas_in_sync == devices * workers
     enable_determinism(1)
@@ -76,7 +76,7 @@ def _run(
     folder.mkdir()
     configs: list[dict[str, Any]] = [{}]
     if workers > 1:
-        ports = _ports(workers)
+        ports = free_ports(workers)
         configs = [_config(index, ports) for index in range(workers)]
     processes = [
         _PROCESSES.Process(
@@ -90,14 +90,6 @@ def _run(
         process.join(120)
         assert process.exitcode == 0
     return _outcome(folder)
-
-
-def _ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 def _config(index: int, ports: list[int]) -> dict[str, Any]:
@@ -161,15 +153,6 @@ def test_distributed_batch_must_split_evenly() -> None:
     check_batch_size(ThreeDevices(), 24, accumulation_steps=8)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"cluster": {"worker": ["a:1", "b:2"]}}'])
-def test_distributed_cluster_must_be_tensorflows(
-    monkeypatch: pytest.MonkeyPatch, config: str
-) -> None:
-    monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(UserError, match="TF_CONFIG: must be"):
-        visible_devices()
-
-
 def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -191,7 +174,7 @@ def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
         )  # fmt: skip
 
     def start_two() -> list[subprocess.Popen]:
-        ports = _ports(2)
+        ports = free_ports(2)
         return [start("two", _config(index, ports)) for index in range(2)]
 
     def epochs() -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import uuid
@@ -182,7 +183,7 @@ def prepare(
     target: Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
+    executors: Callable[[], contextlib.AbstractContextManager[Executor]] | None = None,
 ) -> dict[str, Any]:
     """Write the shards of all splits and their manifest into the folder `target`.
 
@@ -190,7 +191,8 @@ def prepare(
         settings: the section `data` of the parameters; `source` is a folder in CelebA's layout.
         target: replaced when everything is written, and untouched until then.
         progress: called with (images done, images in all) after each shard.
-        executors: opens an executor for the tasks; see `facevae.data.executors`.
+        executors: opens an executor for the tasks; None: the one that
+            `facevae.data.executors.default_executor` chooses.
 
     Returns:
         The manifest; see `facevae.shards.records`.
@@ -214,6 +216,8 @@ def prepare(
                 file = f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
                 part = rows[start : start + settings.images_per_shard]
                 tasks[file] = ShardTask(settings, str(folder / file), part)
+        shared = [store_path(source), folder]
+        executors = executors or functools.partial(default_executor, shared)
         results: dict[str, ShardResult] = {}
         done = 0
         with contextlib.closing(run_tasks(write_shard, tasks.values(), executors)) as running:
