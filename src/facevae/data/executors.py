@@ -1,36 +1,22 @@
-"""Running tasks in local worker processes or on a Dask cluster, although workers may die.
-
-The environment variable DASK_SCHEDULER_ADDRESS names a Dask cluster, as it does for Dask itself.
-The workers of the cluster need this package, and the data under the same paths.
-"""
+"""Running tasks in local worker processes or on a Dask cluster, although workers may die."""
 
 import collections
 import contextlib
-import hashlib
 import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from facevae.common.errors import UserError
+from facevae.data.dask_cluster import SCHEDULER, dask_executor
 
-SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 # Pools that may break in a row, none of them with a task finished, before `run_tasks` gives up.
 _ATTEMPTS = 3
-# How long a Dask cluster may have no workers, if Dask's own setting does not say.
-_LIMIT_KEY = "distributed.scheduler.no-workers-timeout"
-_LIMIT = "60 s"
-_POLL_SECONDS = 0.5
-# What the workers of a Dask cluster import for their tasks.
-_NEEDED = "facevae.data.preparation"
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -81,132 +67,11 @@ def local_executor(processes: int | None = None) -> Executor:
     )
 
 
-@contextlib.contextmanager
-def dask_executor(address: str, shared: Sequence[Path] = ()) -> Iterator[Executor]:
-    """An executor on the Dask cluster whose scheduler is at `address`, e.g. tcp://10.0.0.1:8786.
-
-    Args:
-        shared: files and folders that the workers must see under the same paths.
-
-    Raises:
-        UserError: Dask is not installed, no scheduler answers at the address, the cluster has no
-            workers for a minute (or for Dask's distributed.scheduler.no-workers-timeout), a worker
-            lacks what it needs, or the cluster gave up a task because its workers died.
-    """
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError:
-        raise UserError(
-            f"{SCHEDULER} is set, but Dask is not installed: pip install distributed"
-        ) from None
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{SCHEDULER}: no Dask scheduler answers at {address} ({error})") from None
-    with client:
-        # Not pure: an equal task of an earlier run wrote another file, so run this one too.
-        executor = client.get_executor(pure=False)
-        try:
-            with _workers_are_there(client, executor):
-                _check_workers(client, shared)
-                yield executor
-        except KilledWorker as error:
-            raise UserError(f"{SCHEDULER}: {error}") from None
-
-
-@contextlib.contextmanager
-def _workers_are_there(client: Any, executor: Executor) -> Iterator[None]:
-    """Begin when a Dask cluster has a worker; cancel all tasks when it has had none for too long.
-
-    Raises:
-        UserError: it has had none for too long.
-    """
-    from dask import config, utils
-
-    limit = utils.parse_timedelta(config.get(_LIMIT_KEY) or _LIMIT)
-    sentence = f"{SCHEDULER}: the Dask scheduler at {client.scheduler.address} has no worker"
-    leave = threading.Event()
-    missing = False
-
-    def watch() -> None:
-        nonlocal missing
-        there = time.monotonic()
-        told = False
-        while not leave.wait(_POLL_SECONDS) and not missing:
-            if client.nthreads():
-                there, told = time.monotonic(), False
-            elif not told:
-                print(f"{sentence}; waiting for one", file=sys.stderr, flush=True)
-                told = True
-            if time.monotonic() - there > limit:
-                missing = True
-                executor.shutdown(wait=False)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        try:
-            # A task, and not only a question: some clusters start workers when there are tasks.
-            executor.submit(os.getpid).result()
-        except CancelledError:
-            if not missing:
-                raise UserError(f"{SCHEDULER}: the Dask scheduler is gone") from None
-        else:
-            yield
-    finally:
-        leave.set()
-        watcher.join()
-    if missing:
-        raise UserError(
-            f"{sentence}, for {limit:.0f} s now; start one: dask worker {client.scheduler.address} "
-            f"(a longer wait: Dask's setting {_LIMIT_KEY})"
-        )
-
-
-def _check_workers(client: Any, shared: Sequence[Path]) -> None:
-    """Check that all workers can do the tasks, and would do them as this process would.
-
-    Raises:
-        UserError: one cannot.
-    """
-    where = f"{SCHEDULER}: the Dask worker at"
-    remedy = "install this project's environment there, or stop that worker"
-    # `exec`, because a function of this package is a message that such a worker cannot read.
-    answers = client.run(exec, f"import {_NEEDED}", {}, on_error="return")
-    for worker, error in answers.items():
-        if isinstance(error, Exception):
-            raise UserError(f"{where} {worker} cannot import {_NEEDED} ({error}); {remedy}")
-    own = _versions()
-    for worker, versions in client.run(_versions, on_error="return").items():
-        if versions != own:
-            raise UserError(f"{where} {worker} has {versions}, and this machine {own}; {remedy}")
-    for worker, unseen in client.run(_unseen, [str(path) for path in shared]).items():
-        if unseen:
-            raise UserError(
-                f"{where} {worker} does not see {unseen[0]}; all workers need the data under the "
-                f"same paths as this machine, on a disk that they share"
-            )
-
-
-def _versions() -> str:
-    """The versions of all that decides the content of shards."""
-    code = hashlib.sha256()
-    for name in ("common", "data", "shards"):
-        for path in sorted(Path(__file__).parent.with_name(name).glob("*.py")):
-            code.update(path.read_bytes())
-    libraries = [f"{name} {version(name)}" for name in ("numpy", "pillow")]
-    return ", ".join([*libraries, f"code {code.hexdigest()[:12]}"])
-
-
-def _unseen(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not Path(path).exists()]
-
-
 def default_executor(shared: Sequence[Path] = ()) -> contextlib.AbstractContextManager[Executor]:
     """The Dask cluster that the environment names, or local processes where it names none.
 
     Args:
-        shared: as in `dask_executor`.
+        shared: files and folders that a cluster's workers must see under the same paths.
     """
     address = os.environ.get(SCHEDULER)
     return dask_executor(address, shared) if address else local_executor()
