@@ -17,6 +17,7 @@ import pytest
 from helpers import data_settings
 
 from facevae.common.errors import UserError
+from facevae.data import dask_cluster
 from facevae.data.dask_cluster import SCHEDULER, dask_executor
 from facevae.data.preparation import prepare
 
@@ -51,20 +52,21 @@ def _wait_for(pattern: str, log: Path, count: int = 1) -> str:
 
 
 @contextlib.contextmanager
-def _scheduler(folder: Path) -> Iterator[str]:
+def _scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """A scheduler without workers: its address and its process."""
     log = folder / "scheduler.log"
     with _process(
         "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
         "--no-dashboard", "--no-jupyter", log=log,
-    ):  # fmt: skip
-        yield _wait_for(r"Scheduler at:\s+(tcp://\S+)", log)
+    ) as process:  # fmt: skip
+        yield _wait_for(r"Scheduler at:\s+(tcp://\S+)", log), process
 
 
 @pytest.fixture(scope="module")
 def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler with two workers, each watched by a nanny of Dask's."""
     folder = tmp_path_factory.mktemp("dask")
-    with _scheduler(folder) as address:
+    with _scheduler(folder) as (address, _):
         log = folder / "worker.log"
         with _process(
             "-m", "distributed.cli.dask_worker", address, "--nworkers", "2", "--nthreads", "1",
@@ -77,7 +79,7 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def empty_scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler without workers."""
-    with _scheduler(tmp_path_factory.mktemp("empty")) as address:
+    with _scheduler(tmp_path_factory.mktemp("empty")) as (address, _):
         yield address
 
 
@@ -146,7 +148,7 @@ def test_dask_scheduler_that_does_not_answer_is_a_sentence(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SCHEDULER, "tcp://127.0.0.1:1")
-    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    monkeypatch.setattr(dask_cluster, "_CONNECT_SECONDS", 1)
     with pytest.raises(UserError, match=r"no Dask scheduler answers at tcp://127.0.0.1:1"):
         prepare(data_settings(source), tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
@@ -222,4 +224,25 @@ def test_dask_cluster_that_loses_its_last_worker_is_a_sentence(
         pytest.raises(UserError, match=r"has no worker, for 1 s now; start one"),
     ):
         prepare(settings, tmp_path / "shards", progress=lambda done, total: worker.kill())
+    assert not (tmp_path / "shards").exists()
+
+
+def test_dask_scheduler_that_dies_is_a_sentence(
+    source: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(dask_cluster, "_CONNECT_SECONDS", 1)
+    settings = data_settings(source, images_per_shard=1)
+    with (
+        _scheduler(tmp_path) as (address, process),
+        _worker(address, tmp_path, project / "src"),
+        pytest.raises(UserError, match=rf"no Dask scheduler answers at {address}"),
+    ):
+        prepare(
+            settings,
+            tmp_path / "shards",
+            progress=lambda done, total: process.kill(),
+            executors=lambda: dask_executor(address),
+        )
+    assert not caplog.records
     assert not (tmp_path / "shards").exists()

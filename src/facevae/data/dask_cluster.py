@@ -7,6 +7,7 @@ word for a worker, and for ever if all workers lack this package.
 
 import contextlib
 import hashlib
+import logging
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 # How long a cluster may have no worker: Dask's own setting, and its value if that is not set.
 _LIMIT_KEY = "distributed.scheduler.no-workers-timeout"
 _LIMIT = "60 s"
+_CONNECT_SECONDS = 10
 _POLL_SECONDS = 0.5
 # What the workers import for their tasks.
 _NEEDED = "facevae.data.preparation"
@@ -48,10 +50,10 @@ def dask_executor(address: str, shared: Sequence[Path] = ()) -> Iterator[Executo
             f"{SCHEDULER} is set, but Dask is not installed: pip install distributed"
         ) from None
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         raise UserError(f"{SCHEDULER}: no Dask scheduler answers at {address} ({error})") from None
-    with client:
+    with _without_log(), client:
         executor = _DaskExecutor(client)
         try:
             with _while_there_are_workers(client, executor, address):
@@ -59,6 +61,20 @@ def dask_executor(address: str, shared: Sequence[Path] = ()) -> Iterator[Executo
                 yield executor
         except KilledWorker as error:
             raise UserError(f"{SCHEDULER}: {error}") from None
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    # Tracebacks about a lost scheduler, which is a sentence here.
+    logs = [logging.getLogger(name) for name in ("distributed.client", "tornado.application")]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
 
 
 class _DaskExecutor(Executor):
@@ -102,9 +118,12 @@ def _while_there_are_workers(client: Any, executor: _DaskExecutor, address: str)
         there = time.monotonic()
         told = False
         while not leave.wait(_POLL_SECONDS) and not missing:
+            if client.status in ("closing", "closed"):  # by itself, without a scheduler
+                executor.give_up()
+                return
             try:
                 workers = client.nthreads()
-            except OSError:  # the scheduler does not answer
+            except Exception:  # of several kinds, while the scheduler does not answer
                 workers = None
             if workers:
                 there, told = time.monotonic(), False
