@@ -4,6 +4,7 @@ import os
 
 from _stage import PROJECT, arguments, code_of, run, state_folder, stop_on_signals
 from facevae.common.runtime import load_tensorflow
+from facevae.training.cluster import read_cluster
 
 
 def main() -> None:
@@ -14,25 +15,23 @@ def main() -> None:
         model=".keras file to write",
         history="CSV file to write, a row per epoch as it ends",
     )
+    cluster = read_cluster(os.environ)
     caller = os.getppid()
 
     load_tensorflow()
     from facevae.shards.batches import Shards
-    from facevae.training.devices import visible_devices
     from facevae.training.session import run_training
 
-    shards, strategy = Shards(options.shards), visible_devices()
-    stop_requested = stop_on_signals()  # not before: with TF_CONFIG, TensorFlow takes SIGTERM
     run_training(
         parameters,
-        shards,
-        strategy,
+        Shards(options.shards),
+        cluster,
         model=options.model,
         history=options.history,
         states=state_folder() / "checkpoints",
         project=PROJECT,
         code=code_of("train"),
-        stop_requested=stop_requested,
+        stop_requested=stop_on_signals(),
         # An orphan's model is deleted by whoever runs the stage next: DVC has not noted it.
         is_orphan=lambda: os.getppid() != caller,
     )

@@ -4,6 +4,7 @@ import csv
 import io
 import runpy
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,15 @@ def train_vae(vae: Any, shards: Path, **changes: Any) -> list[dict[str, str]]:
     history = io.StringIO()
     train(vae, Shards(shards), train_settings(**{**small, **changes}), history=history)
     return list(csv.DictReader(io.StringIO(history.getvalue())))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses."""
+    sockets = [socket.create_server(("", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
 
 
 def blurred(images: np.ndarray) -> np.ndarray:

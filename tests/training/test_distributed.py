@@ -1,11 +1,12 @@
 """Several devices or machines give the losses and model of one, and end with a clear message."""
 
+import contextlib
+import itertools
 import json
 import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import small_vae, train_settings, write_params
+from helpers import PROJECT, free_ports, small_vae, train_settings, write_params
 
-from facevae.common.errors import UserError
+from facevae.common.errors import StoppedError, UserError
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import load_model, save_model
 from facevae.shards.batches import Shards
+from facevae.training.checkpoints import Checkpoint
+from facevae.training.cluster import read_cluster
 from facevae.training.devices import check_batch_size, is_chief, visible_devices
 from facevae.training.loop import train
 
@@ -38,24 +41,42 @@ def _train(
     config: dict[str, Any],
     network: dict[str, Any],
     settings: dict[str, Any],
+    last_step: int | None,
 ) -> None:
-    """Train on `devices` logical CPU devices of this process, one worker of `config`."""
+    """Train on `devices` logical CPU devices of this process, one worker of `config`.
+
+    A training that was stopped in this folder goes on. This one is stopped after `last_step`.
+    """
     if config:
         os.environ["TF_CONFIG"] = json.dumps(config)
     (processor,) = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * devices
     tf.config.set_logical_device_configuration(processor, logical)
-    strategy = visible_devices()
+    strategy = visible_devices(read_cluster(os.environ))
     workers = len(config["cluster"]["worker"]) if config else 1
     assert strategy.num_replicas_in_sync == devices * workers
     enable_determinism(1)
     with strategy.scope():
         vae = small_vae(kl_warmup_epochs=1, **network)
     writes = is_chief(strategy)
-    with open(folder / "history.csv" if writes else os.devnull, "w") as history:
+    answers = itertools.count(1)  # it is asked after each step
+    with contextlib.ExitStack() as stack:
+        history = stack.enter_context(open(folder / "history.csv" if writes else os.devnull, "w"))
         small = {"epochs": 2, "batch_size": 8, "learning_rate": 0.001, "gradient_clip_norm": 20.0}
-        train(vae, Shards(shards), train_settings(**{**small, **settings}), history=history)
-    if writes:
+        stopped = pytest.raises(StoppedError) if last_step else contextlib.nullcontext()
+        checkpoint = Checkpoint(folder / "state") if writes else None
+        if checkpoint:
+            stack.enter_context(checkpoint)
+        with stopped:
+            train(
+                vae,
+                Shards(shards),
+                train_settings(**{**small, **settings}),
+                history=history,
+                checkpoint=checkpoint,
+                stop_requested=lambda: next(answers) == last_step,
+            )
+    if writes and not last_step:
         save_model(vae, folder / "model.keras")
 
 
@@ -70,17 +91,19 @@ def _run(
     devices: int = 1,
     workers: int = 1,
     settings: dict[str, Any] | None = None,
+    last_step: int | None = None,
     **network: Any,
-):
-    """History and weights of a training on `devices` devices of each of `workers` workers."""
-    folder.mkdir()
+) -> None:
+    """Train on `devices` devices of each of `workers` workers."""
+    folder.mkdir(exist_ok=True)
     configs: list[dict[str, Any]] = [{}]
     if workers > 1:
-        ports = _ports(workers)
+        ports = free_ports(workers)
         configs = [_config(index, ports) for index in range(workers)]
     processes = [
         _PROCESSES.Process(
-            target=_train, args=(shards, folder, devices, config, network, settings or {})
+            target=_train,
+            args=(shards, folder, devices, config, network, settings or {}, last_step),
         )
         for config in configs
     ]
@@ -89,15 +112,14 @@ def _run(
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    return _outcome(folder)
 
 
-def _ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
+def _assert_same_training(folder: Path, reference: Path) -> None:
+    """The same losses and weights up to rounding."""
+    (history, weights), (expected, expected_weights) = map(_outcome, (folder, reference))
+    np.testing.assert_allclose(history, expected, rtol=1e-5)
+    for weight, other in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
 
 
 def _config(index: int, ports: list[int]) -> dict[str, Any]:
@@ -109,21 +131,20 @@ NETWORK: dict[str, Any] = {"batch_normalization": True, "dropout": 0.2}
 
 
 @pytest.fixture(scope="module")
-def one_device(shards: Path, tmp_path_factory: pytest.TempPathFactory):
-    return _run(shards, tmp_path_factory.mktemp("one") / "device", **NETWORK)
+def one_device(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "device"
+    _run(shards, folder, **NETWORK)
+    return folder
 
 
 @pytest.mark.parametrize(
     "split", [{"devices": 2}, {"workers": 2}], ids=["two devices", "two workers"]
 )
 def test_distributed_is_the_same_training(
-    shards: Path, tmp_path: Path, one_device, split: dict[str, Any]
+    shards: Path, tmp_path: Path, one_device: Path, split: dict[str, Any]
 ) -> None:
-    history, weights = one_device
-    found_history, found_weights = _run(shards, tmp_path / "split", **split, **NETWORK)
-    np.testing.assert_allclose(found_history, history, rtol=1e-5)
-    for found, weight in zip(found_weights, weights, strict=True):
-        np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5)
+    _run(shards, tmp_path, **split, **NETWORK)
+    _assert_same_training(tmp_path, one_device)
 
 
 @pytest.mark.parametrize(
@@ -140,13 +161,29 @@ def test_distributed_is_the_same_training(
 def test_distributed_is_the_same_training_with_other_settings(
     shards: Path, tmp_path: Path, settings: dict[str, Any], network: dict[str, Any]
 ) -> None:
-    (history, weights), (found_history, found_weights) = (
-        _run(shards, tmp_path / f"{devices}", devices, settings=settings, dropout=0.2, **network)
-        for devices in (1, 2)
-    )
-    np.testing.assert_allclose(found_history, history, rtol=1e-5)
-    for found, weight in zip(found_weights, weights, strict=True):
-        np.testing.assert_allclose(found, weight, rtol=0, atol=1e-5)
+    for devices in (1, 2):
+        folder = tmp_path / f"{devices}"
+        _run(shards, folder, devices, settings=settings, dropout=0.2, **network)
+    _assert_same_training(tmp_path / "2", tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "last_step"),
+    [({"devices": 2}, {}, 3), ({}, {"devices": 4}, 9)],
+    ids=["two, then one", "one, then four"],
+)
+def test_distributed_resume_on_another_number_of_devices_is_the_same_training(
+    shards: Path,
+    tmp_path: Path,
+    one_device: Path,
+    first: dict[str, Any],
+    then: dict[str, Any],
+    last_step: int,
+) -> None:
+    _run(shards, tmp_path, **first, last_step=last_step, **NETWORK)
+    assert (tmp_path / "state" / "checkpoint.npz").exists()
+    _run(shards, tmp_path, **then, **NETWORK)
+    _assert_same_training(tmp_path, one_device)
 
 
 def test_distributed_batch_must_split_evenly() -> None:
@@ -161,38 +198,57 @@ def test_distributed_batch_must_split_evenly() -> None:
     check_batch_size(ThreeDevices(), 24, accumulation_steps=8)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"cluster": {"worker": ["a:1", "b:2"]}}'])
-def test_distributed_cluster_must_be_tensorflows(
-    monkeypatch: pytest.MonkeyPatch, config: str
+ENCODER: dict[str, Any] = {
+    "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2], "latent_size": 4,
+    "inter_dense": 8, "batch_normalization": False,
+}  # fmt: skip
+
+
+def _stage(place: Path, shards: Path, folder: str, config: dict[str, Any]) -> subprocess.Popen:
+    """The stage in `place`, where params.yaml is, with the model and the history in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "stages" / "train.py"), "--shards", str(shards),
+         "--variant", "inter_dense", "--model", f"{folder}/m.keras",
+         "--history", f"{folder}/history.csv"],
+        cwd=place, env={**os.environ, "TF_CONFIG": json.dumps(config)}, text=True,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_distributed_machines_that_differ_in_one_key_say_so_and_train_nothing(
+    shards: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(UserError, match="TF_CONFIG: must be"):
-        visible_devices()
+    ports = free_ports(2)
+    processes = []
+    for index, learning_rate in enumerate([0.001, 0.002]):
+        place = tmp_path / f"machine-{index}"
+        place.mkdir()
+        write_params(place, encoder=ENCODER, train={"learning_rate": learning_rate})
+        processes.append(_stage(place, shards, "out", _config(index, ports)))
+    sentence = (
+        f"train.learning_rate: worker 1 (127.0.0.1:{ports[1]}) has 0.002, the chief 0.001; all "
+        f"machines must train the same: give them the same parameters, code, images and "
+        f"libraries, and start all again"
+    )
+    for process in processes:
+        message = process.communicate(timeout=60)[1]
+        assert process.returncode == 2, message
+        *waiting, last = message.splitlines()
+        assert last == sentence
+        assert all(line.startswith("Training m: waiting for ") for line in waiting), message
+    assert not list(tmp_path.glob("*/out"))
 
 
 def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
-    project: Path, shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path
 ) -> None:
     """And one machine completes a training that two have begun."""
-    encoder = {
-        "filters": [8, 16], "kernel_sizes": [3, 3], "strides": [2, 2], "latent_size": 4,
-        "inter_dense": 8, "batch_normalization": False,
-    }  # fmt: skip
     training = {"batch_size": 8, "epochs": 15, "learning_rate": 1e-4}
-    write_params(tmp_path, encoder=encoder, train=training)
-
-    def start(folder: str, config: dict[str, Any]) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, str(project / "stages" / "train.py"), "--shards", str(shards),
-             "--variant", "inter_dense", "--model", f"{folder}/m.keras",
-             "--history", f"{folder}/history.csv"],
-            cwd=tmp_path, env={**os.environ, "TF_CONFIG": json.dumps(config)}, text=True,
-            stderr=subprocess.PIPE,
-        )  # fmt: skip
+    write_params(tmp_path, encoder=ENCODER, train=training)
 
     def start_two() -> list[subprocess.Popen]:
-        ports = _ports(2)
-        return [start("two", _config(index, ports)) for index in range(2)]
+        ports = free_ports(2)
+        return [_stage(tmp_path, shards, "two", _config(index, ports)) for index in range(2)]
 
     def epochs() -> int:
         file = tmp_path / "two" / "history.csv"
@@ -232,7 +288,7 @@ def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
     assert epochs() < 15
 
     for folder in ("two", "one"):
-        status, message = end(start(folder, {}), 120)
+        status, message = end(_stage(tmp_path, shards, folder, {}), 120)
         assert status == 0, message
     found, expected = (
         np.loadtxt(tmp_path / name / "history.csv", delimiter=",", skiprows=1)

@@ -22,7 +22,11 @@ _INSTRUCTION_SETS = (
     "avx512_bf16",
     "amx_bf16",
 )
-_LIBRARIES = ("tensorflow", "keras", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that results depend on, by name."""
+    return {name: version(name) for name in ("tensorflow", "keras", "numpy")}
 
 
 def _cpu_info(name: str) -> str:
@@ -82,7 +86,7 @@ def describe_machine() -> dict[str, Any]:
         "onednn": "on" if onednn_is_on() else "off",
         "threads": threads or os.cpu_count(),  # 0: TensorFlow's choice, a thread per core
         "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
+        **library_versions(),
     }
 
 

@@ -1,8 +1,4 @@
-"""Running tasks in local worker processes or on a Dask cluster, although workers may die.
-
-The environment variable DASK_SCHEDULER_ADDRESS names a Dask cluster, as it does for Dask itself.
-The workers of the cluster need this package, and the data under the same paths.
-"""
+"""Running tasks in local worker processes or on a Dask cluster, although workers may die."""
 
 import collections
 import contextlib
@@ -11,13 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from facevae.common.errors import UserError
+from facevae.data.dask_cluster import SCHEDULER, dask_executor
 
-SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 # Pools that may break in a row, none of them with a task finished, before `run_tasks` gives up.
 _ATTEMPTS = 3
 
@@ -70,36 +67,14 @@ def local_executor(processes: int | None = None) -> Executor:
     )
 
 
-@contextlib.contextmanager
-def dask_executor(address: str) -> Iterator[Executor]:
-    """An executor on the Dask cluster whose scheduler is at `address`, e.g. tcp://10.0.0.1:8786.
+def default_executor(shared: Sequence[Path] = ()) -> contextlib.AbstractContextManager[Executor]:
+    """The Dask cluster that the environment names, or local processes where it names none.
 
-    Raises:
-        UserError: Dask is not installed, no scheduler answers at the address, or the cluster gave
-            up a task because its workers died.
+    Args:
+        shared: files and folders that a cluster's workers must see under the same paths.
     """
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError:
-        raise UserError(
-            f"{SCHEDULER} is set, but Dask is not installed: pip install distributed"
-        ) from None
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{SCHEDULER}: no Dask scheduler answers at {address} ({error})") from None
-    with client:
-        try:
-            # Not pure: an equal task of an earlier run wrote another file, so run this one too.
-            yield client.get_executor(pure=False)
-        except KilledWorker as error:
-            raise UserError(f"{SCHEDULER}: {error}") from None
-
-
-def default_executor() -> contextlib.AbstractContextManager[Executor]:
-    """The Dask cluster that the environment names, or local processes where it names none."""
     address = os.environ.get(SCHEDULER)
-    return dask_executor(address) if address else local_executor()
+    return dask_executor(address, shared) if address else local_executor()
 
 
 def run_tasks(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import struct
@@ -244,7 +245,7 @@ def prepare(
     target: Path,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    executors: Callable[[], contextlib.AbstractContextManager[Executor]] = default_executor,
+    executors: Callable[[], contextlib.AbstractContextManager[Executor]] | None = None,
 ) -> dict[str, Any]:
     """Write the shards of all splits and their manifest into the folder `target`.
 
@@ -252,7 +253,8 @@ def prepare(
         settings: the section `data` of the parameters.
         target: replaced when everything is written, and untouched until then.
         progress: called with (images done, images in all) after each shard.
-        executors: opens an executor for the tasks; see `facevae.data.executors`.
+        executors: opens an executor for the tasks; None: the one that
+            `facevae.data.executors.default_executor` chooses.
 
     Returns:
         The manifest; see `facevae.shards.records`.
@@ -287,6 +289,7 @@ def prepare(
                 file = f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
                 part = rows[start : start + settings.images_per_shard]
                 tasks[file] = ShardTask(settings, str(store), str(folder / file), part)
+        executors = executors or functools.partial(default_executor, [store, folder])
         results: dict[str, ShardResult] = {}
         done = 0
         with contextlib.closing(run_tasks(write_shard, tasks.values(), executors)) as running:

@@ -9,7 +9,6 @@ import socket
 import time
 import zipfile
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write
+from facevae.common.machine import library_versions
 
 # Between two checkpoints within an epoch: a kill costs at most this much work.
 _SECONDS = 120.0
@@ -61,14 +61,13 @@ def state_key(settings: dict[str, Any], content: str) -> str:
 
     Args:
         settings: the parameters, in types that JSON knows.
-        content: the `content_digest` of the data and the code.
+        content: digests of the data and the code, see `content_digest`.
 
     Returns:
         16 hexadecimal digits. They change with every setting, every byte of the data and the code,
         and the versions of Keras, NumPy and TensorFlow.
     """
-    libraries = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
-    everything = json.dumps([settings, libraries, content], sort_keys=True)
+    everything = json.dumps([settings, library_versions(), content], sort_keys=True)
     return hashlib.blake2b(everything.encode()).hexdigest()[:16]
 
 

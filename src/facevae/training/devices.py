@@ -5,8 +5,7 @@ an epoch do not depend on the number of devices.
 """
 
 import contextlib
-import json
-import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,60 +13,77 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.common.errors import UserError
+from facevae.training.cluster import VARIABLE, Cluster
 
 # A machine that sends no heartbeat for this long is considered dead.
 _HEARTBEAT_SECONDS = 30
+# All machines have met when TensorFlow connects them; whoever is not there by then is gone.
+_REGISTER_SECONDS = 60
 
 
-def visible_devices() -> tf.distribute.Strategy:
+def visible_devices(cluster: Cluster | None) -> tf.distribute.Strategy:
     """A strategy for all visible GPUs, or for the CPU if there is none.
 
-    The devices are those of this machine, or of all machines that the environment variable
-    TF_CONFIG names. On one device the strategy is TensorFlow's default, without overhead. With
-    TF_CONFIG this function returns once all workers have started.
+    On one device the strategy is TensorFlow's default, without overhead.
+
+    Args:
+        cluster: the devices are those of all these machines, which have met (see
+            `facevae.training.meeting`); None: those of this machine.
 
     Raises:
-        UserError: TF_CONFIG does not have the form that TensorFlow expects.
+        UserError: TensorFlow cannot connect the machines.
     """
-    try:
-        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        cluster = config.get("cluster", {})
-        jobs = {job: cluster.get(job) for job in ("chief", "worker")}
-        machines = {job: len(hosts) for job, hosts in jobs.items() if hosts}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _wrong_config(error) from None
-    if sum(machines.values()) > 1:
-        _wait_longer_for_heartbeats(machines)
-        try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _wrong_config(error) from None
+    if cluster is not None:
+        return _all_machines(cluster)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
 
 
-def _wrong_config(error: Exception) -> UserError:
-    return UserError(
-        f'TF_CONFIG: must be {{"cluster": {{"worker": ["host:port", ...]}}, '
-        f'"task": {{"type": "worker", "index": 0}}}} ({error})'
+def own_devices() -> str:
+    """What this machine adds to a cluster, which must be the same on all: "CPU" or "2 GPUs"."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "CPU"
+
+
+def _all_machines(cluster: Cluster) -> tf.distribute.Strategy:
+    _configure_coordination(cluster)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster.jobs),
+        task_type=cluster.this.job,
+        task_id=cluster.this.index,
+        num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+        rpc_layer="grpc",
     )
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{VARIABLE}: TensorFlow on {cluster.this} could not connect to the other machines "
+            f"({type(error).__name__}); start all of them again"
+        ) from None
+    finally:
+        # TensorFlow takes the signal for itself.
+        signal.signal(signal.SIGTERM, handler)
 
 
-def _wait_longer_for_heartbeats(machines: dict[str, int]) -> None:
+def _configure_coordination(cluster: Cluster) -> None:
     from tensorflow.python.eager import context
 
-    # The strategy does the same with 10 s, and then takes machines that are busy or suspended for a
-    # moment for dead. There is no public way to change that. A killed process is noticed at once in
-    # any case, because its connections break.
+    # The strategy does the same, with other limits. It waits an hour for the others, but they have
+    # met a moment ago. It takes machines that are busy or suspended for 10 s for dead. There is no
+    # public way to change that. A killed process is noticed at once in any case, because its
+    # connections break.
     context.context().configure_coordination_service(
         service_type="standalone",
-        service_leader=f"/job:{next(iter(machines))}/replica:0/task:0",
+        service_leader=f"/job:{cluster.chief.job}/replica:0/task:{cluster.chief.index}",
+        cluster_register_timeout_in_ms=_REGISTER_SECONDS * 1000,
         heartbeat_timeout_in_ms=_HEARTBEAT_SECONDS * 1000,
         coordinated_jobs=[
-            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=count)
-            for job, count in machines.items()
+            context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
+            for job, addresses in cluster.jobs.items()
         ],
     )
 
@@ -183,6 +199,6 @@ def workers_alive(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if strategy.cluster_resolver is None:
             raise
         raise UserError(
-            f"another worker of TF_CONFIG's cluster is gone ({type(error).__name__}); start all "
+            f"another worker of {VARIABLE}'s cluster is gone ({type(error).__name__}); start all "
             f"workers again, and training resumes from the last checkpoint"
         ) from None

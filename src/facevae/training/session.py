@@ -6,25 +6,32 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import tensorflow as tf
 from tqdm import tqdm
 
-from facevae.common.machine import device_name, onednn_is_on, unused_nvidia_card
+from facevae.common.machine import (
+    device_name,
+    library_versions,
+    onednn_is_on,
+    unused_nvidia_card,
+)
 from facevae.common.parameters import Parameters
 from facevae.common.runtime import enable_determinism, progress_bar
 from facevae.model.saving import save_model
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, steps_per_epoch
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
-from facevae.training.devices import is_chief, workers_alive
+from facevae.training.cluster import Cluster
+from facevae.training.devices import is_chief, own_devices, visible_devices, workers_alive
 from facevae.training.loop import train
+from facevae.training.meeting import meet
 
 
 def run_training(
     parameters: Parameters,
     shards: Shards,
-    strategy: tf.distribute.Strategy,
+    cluster: Cluster | None,
     *,
     model: Path,
     history: Path,
@@ -36,31 +43,39 @@ def run_training(
 ) -> None:
     """Train from the start, or from where an earlier run of the same training stopped.
 
-    Of several machines the chief alone writes and shows a progress bar.
+    Of several machines the chief alone writes and shows a progress bar. They begin when all are
+    there and are found to train the same.
 
     Args:
         parameters: those of one variant, see `Parameters.variant`.
-        strategy: of `facevae.training.devices.visible_devices`.
+        cluster: the machines of this training; None: this one alone, with all its devices.
         model: .keras file to write.
         history: CSV file to write, a row per epoch as it ends.
         states: folder of the states of unfinished trainings, one folder each.
         project, code: what decides the outcome beside the parameters and the images, as
             `content_digest` takes it. With another digest a training starts from the beginning.
-        stop_requested: asked after every batch.
+        stop_requested: asked after every batch, and while this machine waits for others.
         is_orphan: whether nobody waits for the model any more; the state is kept then.
 
     Raises:
-        UserError, StoppedError: as `facevae.training.loop.train`.
+        UserError, StoppedError: as `facevae.training.loop.train` and
+            `facevae.training.meeting.meet`.
     """
     settings = parameters.train
-    if is_chief(strategy):
-        # All shards are read for it, which takes time: beside the building of the networks.
-        content = ThreadPoolExecutor(1).submit(
-            content_digest,
-            data=[*shards.files("train"), *shards.files("validation")],
-            project=project,
-            code=code,
+    name = f"Training {model.stem}"
+    code_digest = content_digest((), project, code)
+    # All shards are read for it, which takes time: beside the building of the networks.
+    images_digest = ThreadPoolExecutor(1).submit(
+        content_digest, [*shards.files("train"), *shards.files("validation")], project, ()
+    )
+    if cluster is not None:
+        meet(
+            cluster,
+            lambda: _facts(parameters, shards, code_digest, images_digest.result()),
+            stop_requested=stop_requested,
+            report=lambda sentence: print(f"{name}: {sentence}", file=sys.stderr, flush=True),
         )
+    strategy = visible_devices(cluster)
     enable_determinism(settings.seed)
     with strategy.scope():
         vae = VAE(
@@ -70,12 +85,12 @@ def run_training(
             precision=settings.precision,
         )
     if not is_chief(strategy):
-        with workers_alive(strategy), open(os.devnull, "w") as nowhere:
+        with shards, workers_alive(strategy), open(os.devnull, "w") as nowhere:
             train(vae, shards, settings, history=nowhere, stop_requested=stop_requested)
         return
 
-    key = state_key({**vae.get_config(), **settings.model_dump()}, content.result())
-    name = f"Training {model.stem}"
+    content = code_digest + images_digest.result()
+    key = state_key({**vae.get_config(), **settings.model_dump()}, content)
     on = "on" if onednn_is_on() else "off"
     print(f"{name} on {device_name()}, oneDNN {on}", file=sys.stderr)
     if sentence := unused_nvidia_card():
@@ -119,3 +134,27 @@ def run_training(
             bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
         if not is_orphan():
             checkpoint.remove()
+
+
+def _facts(
+    parameters: Parameters, shards: Shards, code_digest: str, images_digest: str
+) -> dict[str, Any]:
+    """What must be the same on all machines of a training, the best known names first."""
+    sections = {
+        "encoder": parameters.encoder,
+        "loss": parameters.loss,
+        "train": parameters.train,
+    }
+    return {
+        **{
+            f"{name}.{key}": value
+            for name, section in sections.items()
+            for key, value in section.model_dump().items()
+        },
+        "data.image_size": shards.image_size,
+        **{f"images in {split}": shards.counts[split] for split in ("train", "validation")},
+        "devices": own_devices(),
+        **{f"version of {name}": version for name, version in library_versions().items()},
+        "digest of the code": code_digest[:12],
+        "digest of the images": images_digest[:12],
+    }
