@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facevae.common.errors import UserError
-from facevae.common.files import atomic_write, exclusive_writer, write_json
+from facevae.common.files import atomic_write, exclusive_writer
 from facevae.common.parameters import Data, Limit
 from facevae.data.celeba import (
     ATTRIBUTES,
@@ -29,7 +29,13 @@ from facevae.data.celeba import (
     store_path,
 )
 from facevae.data.executors import default_executor, run_tasks
-from facevae.shards.records import MANIFEST, encode_example, frame_record
+from facevae.shards.records import (
+    crc32c,
+    encode_example,
+    frame_record,
+    shard_ends,
+    write_manifest,
+)
 
 ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
 # A larger image is refused before it is decoded: its pixels would take more than 100 MB.
@@ -229,7 +235,8 @@ def prepare(
         for file in tasks:
             split, result = splits[file.partition("-")[0]], results[file]
             split["images"] += result.images
-            split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
+            entry = {"file": file, "images": result.images, "bytes": result.size}
+            split["shards"].append({**entry, "ends": shard_ends(folder / file)})
         for name, split in splits.items():
             if not split["images"]:
                 raise UserError(f"{source / PARTITION}: the {name} split has no images")
@@ -239,14 +246,15 @@ def prepare(
             labels = np.unpackbits(kept, axis=1, count=len(plan.attributes)).astype(bool)
             path = folder / f"{name}-attributes.npy"
             np.save(path, labels)
-            splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
+            entry = {"file": path.name, "bytes": path.stat().st_size}
+            splits[name]["attributes"] = {**entry, "crc32c": crc32c(path.read_bytes())}
         manifest = {
             "settings": settings.model_dump(include=_OF_RECORDS),
             "attributes": list(plan.attributes),
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
         }
-        write_json(folder / MANIFEST, manifest)
+        write_manifest(folder, manifest)
         # Workers that died leave incomplete files.
         for unfinished in folder.glob(".*"):
             unfinished.unlink()

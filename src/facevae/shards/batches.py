@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import CHANNELS
-from facevae.shards.records import find_damage, read_manifest
+from facevae.shards.records import find_damage, read_labels, read_manifest
 
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
 SHUFFLE_BUFFER = 2048
@@ -62,7 +62,7 @@ class Shards:
         entry = self._labels[split]
         if entry is None:
             return np.zeros((self.counts[split], 0), bool)
-        return np.load(self.folder / entry["file"])
+        return read_labels(self.folder / entry["file"], entry["crc32c"])
 
     def __enter__(self) -> "Shards":
         return self
