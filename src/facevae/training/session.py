@@ -10,6 +10,8 @@ from pathlib import Path
 import tensorflow as tf
 from tqdm import tqdm
 
+from facevae.common.errors import StoppedError
+from facevae.common.files import sync
 from facevae.common.machine import device_name, onednn_is_on, unused_nvidia_card
 from facevae.common.parameters import Parameters
 from facevae.common.runtime import enable_determinism, progress_bar
@@ -46,7 +48,8 @@ def run_training(
         states: folder of the states of unfinished trainings, one folder each.
         project, code: what decides the outcome beside the parameters and the images, as
             `content_digest` takes it. With another digest a training starts from the beginning.
-        stop_requested: asked after every batch.
+        stop_requested: asked before the first step, after every batch, and when the model is saved:
+            the state is kept then, and the next run is complete at once.
         is_orphan: whether nobody waits for the model any more; the state is kept then.
 
     Raises:
@@ -60,6 +63,7 @@ def run_training(
             data=[*shards.files("train"), *shards.files("validation")],
             project=project,
             code=code,
+            stop_requested=stop_requested,
         )
     enable_determinism(settings.seed)
     with strategy.scope():
@@ -115,7 +119,10 @@ def run_training(
             after_epoch=after_epoch,
         )
         save_model(vae, model)
+        sync(history)
         if settings.early_stopping_patience is not None:
             bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
+        if stop_requested():  # while the last epoch ended, or the model was saved
+            raise StoppedError("stopped when the training was complete and the model saved")
         if not is_orphan():
             checkpoint.remove()
