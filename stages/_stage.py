@@ -1,9 +1,16 @@
 """What all stages share: their command line, how they fail, and where unfinished work is kept."""
 
+# ruff: noqa: E402
+
+import signal
+
+# Ctrl-C waits until `run` can end the stage without a traceback. stages/python.sh begins to do so
+# before Python starts.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
 import argparse
 import errno
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,8 +86,10 @@ def run(stage: Callable[[], None]) -> None:
     """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2.
 
     A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
-    plus the signal's number, as shells do.
+    plus the signal's number, as shells do. So does one that Ctrl-C or SIGTERM has interrupted, when
+    its temporary files are deleted.
     """
+    stage = _open_to_signals(stage)
     try:
         try:
             stage()
@@ -98,9 +107,30 @@ def run(stage: Callable[[], None]) -> None:
         print(f"{error}; the same command again goes on from there", file=sys.stderr)
         # Without a signal here, it was another machine's, and all of them stop.
         sys.exit(128 + (_caught[-1] if _caught else signal.SIGTERM))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+    finally:
+        # Python is ending, and would show where Ctrl-C has met it. A training that is complete, see
+        # `stop_on_signals`, ends as if there were none.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) in (signal.default_int_handler, _interrupt):
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _open_to_signals(stage: Callable[[], None]) -> Callable[[], None]:
+    """The stage, which Ctrl-C, also an earlier one, and SIGTERM end with a KeyboardInterrupt."""
+
+    def opened() -> None:
+        signal.signal(signal.SIGTERM, _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        stage()
+
+    return opened
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _restore_outputs() -> None:

@@ -9,13 +9,20 @@ folder=$(cd "$(dirname "$0")/.." && pwd -P)
 environment="${folder%%/.dvc/tmp/exps/*}/.venv"
 unset PYTHONSAFEPATH # a stage imports what is beside it
 
+# Ctrl-C waits until the stage can end without a traceback (see run in stages/_stage.py), where the
+# system's env can do that.
+begin=
+if env --block-signal=INT true 2>/dev/null; then
+    begin="env --block-signal=INT"
+fi
+
 if [ -x "$environment/bin/python" ]; then
     unset PYTHONHOME # another Python's
-    exec "$environment/bin/python" "$@"
+    exec $begin "$environment/bin/python" "$@"
 fi
 for name in python python3; do
     if command -v "$name" >/dev/null; then
-        exec "$name" "$@"
+        exec $begin "$name" "$@"
     fi
 done
 echo "No Python found, neither in $environment nor on PATH: run \`make repro\`, which builds the" \

@@ -19,6 +19,7 @@ from helpers import data_settings, write_params
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write, exclusive_writer
+from facevae.common.limits import PROCESSES
 from facevae.data.executors import run_tasks
 from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
@@ -132,10 +133,10 @@ def test_faults_a_worker_that_dies_costs_its_drawn_faces_again(many: Path, tmp_p
     assert _content(tmp_path / "source") == _content(many)
 
 
-@pytest.mark.parametrize("stage", ["prepare", "synthesize"])
-def test_faults_ctrl_c_leaves_nothing_behind(
-    many: Path, project: Path, tmp_path: Path, stage: str
-) -> None:
+def _begun(
+    stage: str, many: Path, project: Path, tmp_path: Path
+) -> tuple[Path, subprocess.Popen, list[psutil.Process]]:
+    """The folder of a stage that has begun to write, the stage, and its workers."""
     folder = tmp_path / "folder"
     folder.mkdir()
     arguments: dict[str, list[str | Path]] = {
@@ -152,14 +153,59 @@ def test_faults_ctrl_c_leaves_nothing_behind(
     while not any(path.stat().st_size for path in folder.glob(_UNFINISHED[stage])):
         assert process.poll() is None
         time.sleep(0.01)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    return folder, process, psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "numbers"),
+    [
+        ("prepare", [signal.SIGINT]),
+        ("synthesize", [signal.SIGINT]),
+        ("synthesize", [signal.SIGINT] * 3),  # by somebody who does not wait
+        ("prepare", [signal.SIGTERM]),
+    ],
+    ids=["prepare", "synthesize", "synthesize-thrice", "prepare-sigterm"],
+)
+def test_faults_ctrl_c_and_sigterm_leave_nothing_behind(
+    many: Path, project: Path, tmp_path: Path, stage: str, numbers: list[signal.Signals]
+) -> None:
+    folder, process, workers = _begun(stage, many, project, tmp_path)
+    for number in numbers:
+        os.killpg(process.pid, number)  # as a terminal does: to all of them
+        time.sleep(0.02)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + numbers[0], errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted"
     assert _gone(workers)
     assert [path.name for path in folder.iterdir()] == [".out.lock"]
+
+
+def test_faults_sigkill_leaves_no_workers_of_synthesize(
+    many: Path, project: Path, tmp_path: Path
+) -> None:
+    folder, process, workers = _begun("synthesize", many, project, tmp_path)
+    assert len(workers) >= 2  # one of them keeps books for Python's multiprocessing
+    process.kill()
+    process.communicate()
+    assert _gone(workers)
+    assert list(folder.glob(".out.tmp-*"))
+    synthesize(folder / "out", images=20, seed=5)
+    assert {path.name for path in folder.iterdir()} == {"out", ".out.lock"}
+
+
+def test_faults_an_environment_variable_lowers_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PROCESSES, "1")
+    seen = []
+
+    def count(done: int, total: int) -> None:
+        commands = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+        seen.append(sum("spawn_main" in command for command in commands))
+
+    synthesize(tmp_path / "source", images=150, seed=5, progress=count)  # three tasks
+    assert set(seen) == {1}
 
 
 def test_faults_two_runs_at_once(many: Path, whole: dict[str, bytes], tmp_path: Path) -> None:

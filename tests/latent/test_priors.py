@@ -90,8 +90,59 @@ def test_too_few_images_and_broken_files_are_a_sentence(tmp_path: Path) -> None:
     save_prior(normal_prior(4), tmp_path / "prior.npz")
     whole = (tmp_path / "prior.npz").read_bytes()
     (tmp_path / "prior.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="is not a whole prior"):
+    with pytest.raises(UserError, match=r"prior.npz: is damaged, .+; fit it again: dvc repro"):
         load_prior(tmp_path / "prior.npz")
+
+
+def test_prior_with_a_flipped_byte_is_a_sentence_or_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "prior.npz"
+    prior = fit_prior("gaussian", np.random.default_rng(0).standard_normal((100, 3)))
+    save_prior(prior, path)
+    whole = path.read_bytes()
+    sentences = 0
+    for position in range(0, len(whole), 2):
+        content = bytearray(whole)
+        content[position] ^= (0x01, 0x08, 0x80)[position % 3]
+        path.write_bytes(content)
+        try:
+            found = load_prior(path)
+        except UserError:
+            sentences += 1
+            continue
+        for name in ("weights", "means", "factors"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(prior, name))
+    assert sentences > len(whole) / 4  # the others are dates and the like
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": np.ones(2, np.float32)},
+        {"means": np.zeros((1, 3), np.float64)},
+        {"means": np.full((1, 3), np.nan, np.float32)},
+        {"factors": np.ones((1, 3, 4), np.float32)},
+        {"means": np.zeros((0, 3), np.float32), "weights": np.zeros(0, np.float32)},
+        {"factors": np.array(["a"])},
+    ],
+)
+def test_arrays_that_are_no_prior_are_a_sentence(
+    tmp_path: Path, changes: dict[str, np.ndarray]
+) -> None:
+    prior = normal_prior(3)
+    arrays = {"weights": prior.weights, "means": prior.means, "factors": prior.factors}
+    np.savez(tmp_path / "prior.npz", **{**arrays, **changes})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"prior.npz: is not a prior; fit it again"):
+        load_prior(tmp_path / "prior.npz")
+    np.savez(tmp_path / "prior.npz", other=np.ones(3))
+    with pytest.raises(UserError, match=r"prior.npz: is not a prior \(.*weights"):
+        load_prior(tmp_path / "prior.npz")
+
+
+def test_a_prior_for_another_latent_size_is_a_sentence() -> None:
+    with pytest.raises(
+        UserError, match="is for 3 latent units, and the model has 4; fit the prior"
+    ):
+        prior_codes(5, 4, seed=1, prior=normal_prior(3))
 
 
 def test_stage_writes_a_prior_that_samples_are_drawn_from(

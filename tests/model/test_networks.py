@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_vae, settings
+from helpers import make_vae, settings, small_vae
 
 from facevae.common.errors import UserError
 from facevae.model.layers import (
@@ -267,8 +267,39 @@ def test_a_broken_model_file_is_one_sentence(small: VAE, tmp_path: Path) -> None
     save_model(small, tmp_path / "model.keras")
     whole = (tmp_path / "model.keras").read_bytes()
     (tmp_path / "model.keras").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"is not a whole \.keras file"):
+    with pytest.raises(UserError, match=r"model.keras: is damaged, .+; train the model again"):
         load_model(tmp_path / "model.keras")
+    np.savez(tmp_path / "model.keras.npz", whole=np.ones(3))
+    os.replace(tmp_path / "model.keras.npz", tmp_path / "model.keras")
+    with pytest.raises(UserError, match=r"model.keras: .+; train the model again"):
+        load_model(tmp_path / "model.keras")
+    (tmp_path / "model.keras").unlink()
+    os.mkfifo(tmp_path / "model.keras")
+    with pytest.raises(UserError, match=r"model.keras: is a named pipe, where a file is expected"):
+        load_model(tmp_path / "model.keras")
+
+
+def test_a_model_file_with_a_flipped_byte_is_one_sentence_or_the_same(tmp_path: Path) -> None:
+    """In a header, in contents, and in the directory at its end."""
+    path, vae = tmp_path / "model.keras", small_vae()
+    save_model(vae, path)
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\1\2")
+    sentences, same = [], 0
+    for position in (7, 20, *range(100, directory, 30_011), *range(directory, len(whole), 9)):
+        content = bytearray(whole)
+        content[position] ^= (0x01, 0x08, 0x80)[position % 3]
+        path.write_bytes(content)
+        try:
+            found = load_model(path)
+        except UserError as error:
+            sentences.append(str(error))
+            continue
+        same += 1
+        for ours, theirs in zip(vae.get_weights(), found.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert len(sentences) > same > 0
+    assert all(each.startswith(f"{path}: ") and "\n" not in each for each in sentences), sentences
 
 
 def test_fused_normalisation_is_kerass() -> None:

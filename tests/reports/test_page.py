@@ -1,6 +1,7 @@
 """The page: from the outputs of the other stages, alone, escaped, the same bytes twice."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -228,6 +229,40 @@ def test_page_without_a_report_is_a_sentence(
         path.write_bytes(content)
     assert status == 2
     assert capfd.readouterr().err == f"{path}: is not there; write it first: dvc repro\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "content"),
+    [
+        ("metrics/direct.json", b'{"encoder": {'),
+        ("metrics/direct.json", b"[]"),
+        ("metrics/attributes.json", b"\xff\xfe"),
+        ("reports/direct/radii.csv", b"radius,density\n1,one\n"),
+        ("reports/direct/radii.csv", b""),
+        ("reports/inter_dense/samples.png", b"\x89PNG"),
+        ("reports/memory.md", None),
+    ],
+)
+def test_page_of_a_damaged_output_is_a_sentence(
+    run: Path, capfd: pytest.CaptureFixture, output: str, content: bytes | None
+) -> None:
+    """None: a named pipe is in its place."""
+    path = run / output
+    whole = path.read_bytes()
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    try:
+        status = run_stage("page", *_page_arguments(run))
+    finally:
+        path.unlink()
+        path.write_bytes(whole)
+    told = capfd.readouterr().err
+    assert status == 2, told
+    assert told.startswith(f"{path}: is {'a named pipe' if content is None else 'damaged ('}")
+    assert told.count("\n") == 1
 
 
 def test_page_needs_no_tensorflow(project: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
-from helpers import make_vae, train_settings
+from helpers import make_vae, settings, train_settings
 from study import Study
 
 from facevae.common.errors import StoppedError, UserError
@@ -26,6 +27,7 @@ from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, training_batches
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.loop import train
+from facevae.training.session import run_training
 
 pytestmark = pytest.mark.slow
 
@@ -232,8 +234,46 @@ def test_resume_state_that_is_damaged_is_a_sentence(tmp_path: Path) -> None:
         checkpoint.write({"x": np.arange(1000)})
         file = tmp_path / "one" / "checkpoint.npz"
         file.write_bytes(file.read_bytes()[:500])
-        with pytest.raises(UserError, match=r"checkpoint.npz: is damaged .+; delete it"):
+        with pytest.raises(UserError, match=r"checkpoint.npz: is damaged, .+; delete it"):
             checkpoint.read()
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(UserError, match=r"checkpoint.npz: is a named pipe"):
+            checkpoint.read()
+
+
+def test_resume_state_with_a_flipped_byte_is_a_sentence_or_the_same(tmp_path: Path) -> None:
+    with Checkpoint(tmp_path / "one") as checkpoint:
+        checkpoint.write({"x": np.arange(50)})
+        file = tmp_path / "one" / "checkpoint.npz"
+        whole = file.read_bytes()
+        sentences = 0
+        for position in range(0, len(whole), 3):
+            content = bytearray(whole)
+            content[position] ^= (0x01, 0x08, 0x80)[position % 3]
+            file.write_bytes(content)
+            try:
+                found = checkpoint.read()
+            except UserError:
+                sentences += 1
+                continue
+            assert found is not None
+            if "x" in found:
+                np.testing.assert_array_equal(found["x"], np.arange(50))
+    assert sentences > len(whole) / 6
+
+
+def test_resume_state_of_another_training_is_a_sentence(tmp_path: Path) -> None:
+    """A copied file: its arrays may have the same names and shapes."""
+    for name in ("one", "another"):
+        with Checkpoint(tmp_path / name) as checkpoint:
+            checkpoint.write({"x": np.ones(3)})
+    os.replace(tmp_path / "another" / "checkpoint.npz", tmp_path / "one" / "checkpoint.npz")
+    with (
+        Checkpoint(tmp_path / "one") as checkpoint,
+        pytest.raises(UserError, match=r"checkpoint.npz: is of another training; delete it"),
+    ):
+        checkpoint.read()
 
 
 def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
@@ -259,6 +299,16 @@ def test_resume_never_from_a_stranger(tmp_path: Path) -> None:
     (code / "more.py").write_bytes(b"")
     others.add(key())
     assert len({first} | others) == 5
+
+
+def test_resume_stop_is_honoured_while_the_data_is_read(tmp_path: Path) -> None:
+    """For the key of the state, all shards are read: gigabytes, before the first step."""
+    files = [tmp_path / name for name in ("first", "second")]
+    for file in files:
+        file.write_bytes(b"images")
+    answers = iter([False, True])
+    with pytest.raises(StoppedError, match="stopped before the first step"):
+        content_digest(map(str, files), tmp_path, [], lambda: next(answers))
 
 
 def test_resume_key_is_the_same_in_every_process(project: Path) -> None:
@@ -313,6 +363,65 @@ def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -
     assert done.stderr == (
         "stopped in epoch 2, after step 3 of 6; the same command again goes on from there\n"
     )
+
+
+class _Order:
+    """What was written to the disk, and what was deleted, in order: the names."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        fsync, unlink = os.fsync, Path.unlink
+
+        def noted_fsync(descriptor: int) -> None:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            self.names.append(f"sync {path.name}")
+            fsync(descriptor)
+
+        def noted_unlink(path: Path, missing_ok: bool = False) -> None:
+            self.names.append(f"delete {path.name}")
+            unlink(path, missing_ok)
+
+        monkeypatch.setattr(os, "fsync", noted_fsync)
+        monkeypatch.setattr(Path, "unlink", noted_unlink)
+
+
+def test_resume_after_a_stop_while_the_model_is_saved(
+    shards: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop is honoured, and the next run is complete at once, with the same model.
+
+    The state is deleted when the model, its folder and the history are on the disk.
+    """
+    small = {"image_size": 16, "filters": [8], "kernel_sizes": [3], "strides": [4]}
+    parameters = settings(**small, latent_size=4, epochs=2, batch_size=8)
+    model = tmp_path / "models" / "model.keras"
+
+    def run(stop_requested: Callable[[], bool]) -> None:
+        keras.utils.clear_session()  # as in `_train`
+        run_training(
+            parameters, Shards(shards), tf.distribute.get_strategy(), model=model,
+            history=tmp_path / "history.csv", states=tmp_path / "states", project=project, code=[],
+            stop_requested=stop_requested, is_orphan=lambda: False,
+        )  # fmt: skip
+
+    def saving() -> bool:
+        return model.exists() or bool(list(model.parent.glob(".model.keras.tmp-*")))
+
+    with pytest.raises(StoppedError, match="stopped when the training was complete and the mod"):
+        run(saving)
+    saved, history = model.read_bytes(), (tmp_path / "history.csv").read_bytes()
+    assert list((tmp_path / "states").glob("*/checkpoint.npz"))
+    model.unlink()  # as DVC does
+    order = _Order(monkeypatch)
+    step = "facevae.training.loop.training_step"
+    monkeypatch.setattr(step, lambda *_: lambda *_: pytest.fail("it trains"))
+    run(lambda: False)
+    assert model.read_bytes() == saved
+    assert (tmp_path / "history.csv").read_bytes() == history
+    assert not list((tmp_path / "states").iterdir())
+    deleted = order.names.index("delete checkpoint.npz")
+    for name in ("model.keras", "models", "history.csv"):
+        assert f"sync {name}" in order.names[:deleted], order.names
 
 
 def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 from facevae.common.inherited import ignore_inherited_settings
+from facevae.common.signals import interrupts_held_back
 
 
 def enable_determinism(seed: int) -> None:
@@ -55,13 +57,18 @@ def _messages_held_back() -> Iterator[None]:
     sys.stderr.flush()
     end, start = os.pipe()
     if not (keeper := os.fork()):
-        os.close(start)
-        messages = b""
-        while chunk := os.read(end, 2**16):
-            messages += chunk
-        if not messages.endswith(_NO_FAILURE):
-            os.write(2, messages)
-        os._exit(0)
+        try:
+            # A terminal's Ctrl-C and a batch system's SIGTERM go to this process as well.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            os.close(start)
+            messages = b""
+            while chunk := os.read(end, 2**16):
+                messages += chunk
+            if not messages.endswith(_NO_FAILURE):
+                os.write(2, messages)
+        finally:
+            os._exit(0)
     os.close(end)
     terminal = os.dup(2)
     os.dup2(start, 2)
@@ -78,7 +85,8 @@ def _messages_held_back() -> Iterator[None]:
 def load_tensorflow() -> None:
     """Import TensorFlow without its start-up messages, which no log level keeps back.
 
-    If the import fails, or aborts the process, they are shown.
+    If the import fails, or aborts the process, they are shown. Ctrl-C waits until the import ends:
+    in its middle, parts of TensorFlow report it as an error of their own.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     ignore_inherited_settings()
@@ -88,7 +96,7 @@ def load_tensorflow() -> None:
     for name in unneeded:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
-        with _messages_held_back():
+        with interrupts_held_back(), _messages_held_back():
             import tensorflow as tf
 
             tf.config.list_physical_devices()

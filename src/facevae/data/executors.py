@@ -5,14 +5,15 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from facevae.common.errors import UserError
+from facevae.common.limits import PROCESSES, worker_processes
+from facevae.common.signals import interrupts_held_back
 from facevae.data.dask_cluster import SCHEDULER, dask_executor
 
 # Pools that may break in a row, none of them with a task finished, before `run_tasks` gives up.
@@ -20,29 +21,6 @@ _ATTEMPTS = 3
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Delay Ctrl-C until the end of this block; processes started in the block never receive it.
-
-    A terminal sends the signal to all of its processes. Only the parent is to handle it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    # The mask holds for this thread and for the processes it starts. Another thread may still
-    # receive the signal, and Python would then interrupt the main thread while it starts a worker.
-    main = threading.current_thread() is threading.main_thread()
-    held_back: list[int] = []
-    if main:
-        handler = signal.signal(signal.SIGINT, lambda number, _: held_back.append(number))
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if held_back:
-        signal.raise_signal(signal.SIGINT)
 
 
 def _enter_worker() -> None:
@@ -58,9 +36,9 @@ def _enter_worker() -> None:
 
 
 def local_executor(processes: int | None = None) -> Executor:
-    """A pool of worker processes: this number, or one per core if None."""
+    """A pool of worker processes: this number, or `worker_processes` if None."""
     return ProcessPoolExecutor(
-        processes or os.cpu_count(),
+        processes or worker_processes(),
         # Spawned, not forked: a forked copy of a process with threads can hang.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_enter_worker,
@@ -101,11 +79,12 @@ def run_tasks(
     failures = 0
     while waiting:
         left = len(waiting)
-        with executors() as executor:
+        # The end of the executor waits for tasks at work, which is not to be interrupted again.
+        with contextlib.ExitStack() as ending, executors() as executor:
             futures: collections.deque[Future] = collections.deque()  # of the first of `waiting`
             try:
                 while waiting:
-                    with _interrupts_held_back():  # submitting starts the local workers
+                    with interrupts_held_back():  # submitting starts the local workers
                         for task in itertools.islice(waiting, len(futures), window):
                             futures.append(executor.submit(function, task))
                     result = futures[0].result()
@@ -116,8 +95,10 @@ def run_tasks(
                 if failures == _ATTEMPTS:
                     raise UserError(
                         f"worker processes died {_ATTEMPTS} times without finishing a task; "
-                        f"check that there is enough memory for all of them"
+                        f"check that there is enough memory for all of them, or start fewer: "
+                        f"{PROCESSES}=1"
                     ) from None
             finally:
+                ending.enter_context(interrupts_held_back())
                 for future in futures:
                     future.cancel()

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from facevae.common.errors import UserError, printable
-from facevae.common.files import atomic_write, exclusive_writer, write_json
+from facevae.common.files import atomic_write, exclusive_writer
 from facevae.common.parameters import Data, Limit
 from facevae.data.celeba import SPLITS, read_attributes, read_partition, unpack_labels
 from facevae.data.executors import default_executor, run_tasks
@@ -33,7 +33,13 @@ from facevae.data.folder import (
 )
 from facevae.data.images import ImageReader, list_images
 from facevae.data.lists import match
-from facevae.shards.records import MANIFEST, encode_example, frame_record
+from facevae.shards.records import (
+    crc32c,
+    encode_example,
+    frame_record,
+    shard_ends,
+    write_manifest,
+)
 
 ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
 # A larger image is refused before it is decoded: its pixels would take more than 100 MB.
@@ -305,7 +311,8 @@ def prepare(
         for file in tasks:
             split, result = splits[file.partition("-")[0]], results[file]
             split["images"] += result.images
-            split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
+            entry = {"file": file, "images": result.images, "bytes": result.size}
+            split["shards"].append({**entry, "ends": shard_ends(folder / file)})
         for name, split in splits.items():
             if not split["images"]:
                 raise UserError(f"{plan.splits}: the {name} split has no images that can be used")
@@ -315,14 +322,15 @@ def prepare(
             labels = unpack_labels(kept, len(plan.attributes))
             path = folder / f"{name}-attributes.npy"
             np.save(path, labels == 1 if labels.all() else labels)
-            splits[name]["attributes"] = {"file": path.name, "bytes": path.stat().st_size}
+            entry = {"file": path.name, "bytes": path.stat().st_size}
+            splits[name]["attributes"] = {**entry, "crc32c": crc32c(path.read_bytes())}
         manifest = {
             "settings": settings.model_dump(include=_OF_RECORDS[settings.layout]),
             "attributes": list(plan.attributes),
             "splits": splits,
             "skipped": {"beyond_limit": plan.beyond_limit, "bad": dict(sorted(bad.items()))},
         }
-        write_json(folder / MANIFEST, manifest)
+        write_manifest(folder, manifest)
         # Workers that died leave incomplete files.
         for unfinished in folder.glob(".*"):
             unfinished.unlink()

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import io
 import math
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from facevae.common.files import atomic_write, exclusive_writer
+from facevae.common.limits import worker_processes
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
 from facevae.data.executors import local_executor, run_tasks
 
@@ -422,7 +422,7 @@ def synthesize(
                     functools.partial(face_jpegs, seed),
                     tasks,
                     local_executor,
-                    window=_TASKS_PER_PROCESS * (os.cpu_count() or 1),
+                    window=_TASKS_PER_PROCESS * worker_processes(),
                 )
             ) as running,
             zipfile.ZipFile(folder / ARCHIVE, "w") as archive,

@@ -5,7 +5,6 @@ features are therefore comparable between models of the same data, and with noth
 """
 
 import json
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 
 from facevae.common.errors import UserError
+from facevae.common.files import check_file, check_zip
 from facevae.common.parameters import CHANNELS
 from facevae.model.layers import MOMENTUM, FusedBatchNormalization, ZeroBiasGradConv2D
 from facevae.model.saving import save_model
@@ -240,14 +240,17 @@ def load_classifier(folder: Path) -> AttributeClassifier | None:
     Raises:
         UserError: the folder or one of its files is missing or damaged.
     """
+    remedy = "train it again: dvc repro --force --single-item attributes"
     try:
-        names = json.loads((folder / NAMES).read_text(encoding="utf-8"))
-        return keras.saving.load_model(folder / NETWORK) if names else None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        check_file(folder / NAMES)
+        if not json.loads((folder / NAMES).read_text(encoding="utf-8")):
+            return None
+        check_zip(folder / NETWORK, remedy)
+        return keras.saving.load_model(folder / NETWORK)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{folder}: the attribute classifier is missing or damaged ({reason}); train it again: "
-            f"dvc repro --force --single-item attributes"
+            f"{folder}: the attribute classifier is missing or damaged ({reason}); {remedy}"
         ) from None
 
 

@@ -11,14 +11,13 @@ component's covariance. N(0, I) has one component, with mean 0 and factor I.
 """
 
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from facevae.common.errors import UserError
-from facevae.common.files import atomic_write
+from facevae.common.files import atomic_write, check_zip
 from facevae.latent.codes import encode_dataset, sample_posterior
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images
@@ -59,7 +58,16 @@ class Prior:
 
         Returns:
             (count, latent) float32.
+
+        Raises:
+            UserError: the prior is for another number of latent units.
         """
+        own, units = self.means.shape[1], points.shape[1]
+        if own != units:
+            raise UserError(
+                f"the prior is for {own} latent units, and the model has {units}; fit the prior "
+                f"again: dvc repro"
+            )
         # Not the stream of `seed` itself, from which `prior_codes` draws the points.
         chances = np.random.default_rng((seed, 1)).random(len(points))
         chosen = np.searchsorted(np.cumsum(self.weights.astype(np.float64)), chances, "right")
@@ -147,12 +155,21 @@ def load_prior(path: str | Path) -> Prior:
     Raises:
         UserError: there is no such file, or it is not a prior or is damaged.
     """
+    remedy = "fit it again: dvc repro"
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return Prior(*(arrays[name] for name in ("weights", "means", "factors")))
+        check_zip(Path(path), remedy)
     except FileNotFoundError:
         raise UserError(f"{path}: no such prior; fit it first: dvc repro") from None
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: is not a whole prior ({error}); fit it again: dvc repro"
-        ) from None
+    try:
+        with np.load(path) as arrays:
+            prior = Prior(*(arrays[name] for name in ("weights", "means", "factors")))
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: is not a prior ({error}); {remedy}") from None
+    parts = prior.weights, prior.means, prior.factors
+    count, size = prior.means.shape if prior.means.ndim == 2 else (0, 0)
+    shapes = (count,), (count, size), (count, size, size)
+    if tuple(part.shape for part in parts) != shapes or not all(
+        part.size and part.dtype == np.float32 and np.isfinite(part).all() for part in parts
+    ):
+        raise UserError(f"{path}: is not a prior; {remedy}")
+    return prior

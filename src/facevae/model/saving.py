@@ -8,7 +8,7 @@ import keras
 from pydantic import ValidationError
 
 from facevae.common.errors import UserError
-from facevae.common.files import atomic_write
+from facevae.common.files import atomic_write, check_zip
 from facevae.model.vae import VAE
 
 # The earliest date that a zip archive can hold.
@@ -40,18 +40,19 @@ def load_model(path: Path) -> VAE:
         UserError: there is no such file, it is damaged, it was written by another version of this
             project, or it holds another kind of model.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such model; train it first: dvc repro")
+    try:
+        check_zip(Path(path), "train the model again: dvc repro")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such model; train it first: dvc repro") from None
     try:
         model = keras.saving.load_model(path)
     except (KeyError, TypeError, ValidationError):
         raise UserError(
             f"{path}: was written by another version of facevae; train the model again: dvc repro"
         ) from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: is not a whole .keras file ({error}); train the model again"
-        ) from None
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not a .keras file ({reason}); train the model again") from None
     if not isinstance(model, VAE):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a VAE of this project")
     return model

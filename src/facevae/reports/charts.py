@@ -24,7 +24,7 @@ from facevae.plotting.charts import (
     save_curves,
     save_figure,
 )
-from facevae.reports.inputs import read_text
+from facevae.reports.inputs import damaged, read_text
 
 CHARTS = ("loss", "latent_units", "z_histograms", "radii")
 
@@ -33,8 +33,11 @@ _Table = dict[str, np.ndarray]
 
 def _table(path: Path) -> _Table:
     """Columns of numbers by name."""
-    names, *rows = csv.reader(read_text(path).splitlines())
-    return dict(zip(names, np.array(rows, float).T, strict=True))
+    try:
+        names, *rows = csv.reader(read_text(path).splitlines())
+        return dict(zip(names, np.array(rows, float).T, strict=True))
+    except ValueError as error:
+        raise damaged(path, error) from None
 
 
 def _tables(reports: Path, name: str) -> dict[str, _Table]:
@@ -45,7 +48,7 @@ def save_charts(reports: Path, charts: Path) -> None:
     """Draw the `CHARTS` of both variants over each other, as PNG files in the folder `charts`.
 
     Raises:
-        UserError: a table of another stage is not there.
+        UserError: a table of another stage is not there, or is damaged.
     """
     _save_loss(_tables(reports, "history"), charts / "loss.png")
     latents = _tables(reports, "latents")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from facevae.common.errors import UserError
+from facevae.common.files import check_file
 
 
 def missing(path: Path) -> UserError:
@@ -12,22 +13,36 @@ def missing(path: Path) -> UserError:
     return UserError(f"{path}: is not there; write it first: dvc repro")
 
 
+def damaged(path: Path, reason: object) -> UserError:
+    """The error to raise where an output of another stage cannot be read."""
+    return UserError(f"{path}: is damaged ({reason}); delete it and write it again: dvc repro")
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or is not a text file.
     """
     try:
+        check_file(path)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise missing(path) from None
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or does not hold an object.
     """
-    return json.loads(read_text(path))
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error) from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it holds no object")
+    return content

@@ -9,11 +9,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from facevae.common.files import check_file
 from facevae.common.parameters import VARIANTS, Parameters
 from facevae.reports.charts import CHARTS
-from facevae.reports.inputs import missing, read_json, read_text
+from facevae.reports.inputs import damaged, missing, read_json, read_text
 from facevae.reports.markdown import markdown_sections
 
 # PNG files of each variant, and of both.
@@ -42,10 +43,13 @@ class Picture:
 def _picture(path: Path, folder: Path) -> Picture:
     """The picture at `path` for a page in `folder`."""
     try:
+        check_file(path)
         with Image.open(path) as image:
             width, height = image.size
     except FileNotFoundError:
         raise missing(path) from None
+    except UnidentifiedImageError as error:
+        raise damaged(path, error) from None
     return Picture(quote(Path(os.path.relpath(path, folder)).as_posix()), width, height)
 
 
@@ -59,7 +63,7 @@ def page_html(
         charts: folder that `facevae.reports.charts.save_charts` wrote into.
 
     Raises:
-        UserError: an output of another stage is not there.
+        UserError: an output of another stage is not there, or is damaged.
     """
     folder = page.parent
     return _TEMPLATES.get_template("page.html.j2").render(

@@ -13,22 +13,33 @@ and 0 for unknown. `manifest.json` describes the whole folder:
     settings:   resize, image_size, record_format; and crop or, for a folder of
                 pictures, layout and split_seed
     attributes: their names; empty if the data set has no labels
-    splits:     per split: the number of images; the shards in order, each with file, images and
-                bytes; the attributes' file and bytes, or null
+    splits:     per split: the number of images; the shards in order, each with file, images,
+                bytes, and the checksums of its first and last record; the attributes' file, bytes
+                and crc32c, or null
     skipped:    per split, the number of images beyond its limit; and the name of each image that
                 could not be used, with the reason
+    crc32c:     of all the above, as `_digest` writes it
+
+Every byte that is read has a checksum: a record has its own, and its shard's ends tell it from the
+shards of other runs, which have the same names and often the same sizes.
 
 This module does not import TensorFlow, so that worker processes start quickly.
 """
 
+import io
 import json
+import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import google_crc32c
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facevae.common.errors import UserError
+from facevae.common.files import check_file, write_json
 
 MANIFEST = "manifest.json"
 _WRITE_AGAIN = "write the shards again: dvc repro --force --single-item prepare"
@@ -76,33 +87,138 @@ def frame_record(content: bytes) -> bytes:
     return length + _masked_crc(length) + content + _masked_crc(content)
 
 
+_Hexadecimal = Annotated[str, Field(pattern="^[0-9a-f]*$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _File(_Part):
+    file: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class _Shard(_File):
+    images: Annotated[int, Field(ge=0)]
+    ends: _Hexadecimal
+
+
+class _Labels(_File):
+    crc32c: _Hexadecimal
+
+
+class _Split(_Part):
+    images: Annotated[int, Field(ge=1)]
+    shards: Annotated[list[_Shard], Field(min_length=1)]
+    attributes: _Labels | None
+
+
+class _Settings(_Part):
+    image_size: Annotated[int, Field(ge=1)]
+    record_format: Literal["raw", "png", "jpeg"]
+
+
+class _Manifest(_Part):
+    """What is read of a manifest; there is more in it, for people."""
+
+    settings: _Settings
+    attributes: list[str]
+    splits: dict[Literal["train", "validation", "test"], _Split] = Field(min_length=3)
+    crc32c: _Hexadecimal
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return crc32c(json.dumps(content, sort_keys=True).encode())
+
+
+def write_manifest(shards: Path, content: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder of shards, with its checksum."""
+    write_json(shards / MANIFEST, {**content, "crc32c": _digest(content)})
+
+
 def read_manifest(shards: Path) -> dict[str, Any]:
-    """Read the manifest of a folder that `prepare` wrote, and check the sizes of the files in it.
+    """Read the manifest of a folder that `prepare` wrote, and look for each file in it.
+
+    Of a shard, the size and the checksums of its ends are compared, which takes a few reads. Its
+    records have checksums of their own, which TensorFlow looks at when it reads them.
 
     Raises:
-        UserError: there is no manifest, it is damaged, or a file that it lists is missing or has
-            another size.
+        UserError: there is no manifest, it is damaged or of another version; or a file that it
+            lists is missing, has another size, or is one of another run.
     """
     path = shards / MANIFEST
     try:
+        check_file(path)
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("it holds no object")
+        content = {key: value for key, value in manifest.items() if key != "crc32c"}
+        if manifest.get("crc32c", _digest(content)) != _digest(content):
+            raise ValueError("its checksum is wrong")
+        _Manifest.model_validate(manifest)
     except FileNotFoundError:
         raise UserError(
             f"{shards}: holds no {MANIFEST}; write the shards first: dvc repro"
         ) from None
-    except ValueError as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(
+            f"{path}: was written by another version of facevae ({reason}); {_WRITE_AGAIN}"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}); {_WRITE_AGAIN}") from None
     for split in manifest["splits"].values():
         for entry in (*split["shards"], split["attributes"]):
             if entry is None:
                 continue
             file = shards / entry["file"]
-            size = file.stat().st_size if file.exists() else 0
+            size = file.stat().st_size if file.is_file() else 0
             if size != entry["bytes"]:
                 raise UserError(
                     f"{file}: has {size} bytes and should have {entry['bytes']}; {_WRITE_AGAIN}"
                 )
+        for entry in split["shards"]:
+            file = shards / entry["file"]
+            if shard_ends(file) != entry["ends"]:
+                raise UserError(
+                    find_damage(file)
+                    or f"{file}: is not the shard that {MANIFEST} names; {_WRITE_AGAIN}"
+                )
     return manifest
+
+
+def shard_ends(path: Path) -> str:
+    """The checksums that a shard's first and last record have in the file, in hexadecimal."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        # A damaged length may be beyond all files.
+        file.seek(min(12 + length, path.stat().st_size))
+        first = file.read(4)
+        file.seek(-min(4, path.stat().st_size), os.SEEK_END)
+        return (first + file.read(4)).hex()
+
+
+def crc32c(content: bytes) -> str:
+    """The CRC-32C of some bytes, in hexadecimal."""
+    return f"{google_crc32c.value(content):08x}"
+
+
+def read_labels(path: Path, checksum: str) -> np.ndarray:
+    """Read a file of labels that the manifest names, with this checksum.
+
+    Raises:
+        UserError: there is no such file, or it has another checksum.
+    """
+    try:
+        check_file(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: is not there; {_WRITE_AGAIN}") from None
+    if crc32c(content) != checksum:
+        raise UserError(f"{path}: is damaged, its checksum is wrong; {_WRITE_AGAIN}")
+    return np.load(io.BytesIO(content))
 
 
 def find_damage(path: Path) -> str | None:

@@ -7,16 +7,15 @@ import os
 import shutil
 import socket
 import time
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import filelock
 import numpy as np
 
-from facevae.common.errors import UserError
-from facevae.common.files import atomic_write
+from facevae.common.errors import StoppedError, UserError
+from facevae.common.files import atomic_write, check_zip
 from facevae.common.machine import library_versions
 
 # Between two checkpoints within an epoch: a kill costs at most this much work.
@@ -26,20 +25,29 @@ _SECONDS = 120.0
 # state takes 65 to 90 MiB.
 _KEPT = 8
 
+_TRAINING = "training"  # the entry of a checkpoint that says whose it is: the name of its folder
 
-def content_digest(data: Iterable[str], project: Path, code: Sequence[str]) -> str:
+
+def content_digest(
+    data: Iterable[str],
+    project: Path,
+    code: Sequence[str],
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> str:
     """A BLAKE2b hash of the contents of data files and of the code that reads them.
 
     Args:
         data: files, in the order in which they are read.
         project: folder that contains the code; its location does not change the hash.
         code: Python files, and folders of them, relative to `project`.
+        stop_requested: asked before every file.
 
     Returns:
         128 hexadecimal digits.
 
     Raises:
         UserError: a file cannot be read.
+        StoppedError: `stop_requested` returned True.
     """
     digest = hashlib.blake2b()
     # Sorted by the whole relative path, because several files have the same name.
@@ -47,6 +55,8 @@ def content_digest(data: Iterable[str], project: Path, code: Sequence[str]) -> s
     files |= {file for part in code for file in (project / part).rglob("*.py")}
     named = [(path.relative_to(project).as_posix(), path) for path in files]
     for name, path in [*((Path(path).name, Path(path)) for path in data), *sorted(named)]:
+        if stop_requested():
+            raise StoppedError("stopped before the first step")
         try:
             with open(path, "rb") as file:
                 content = hashlib.file_digest(file, hashlib.blake2b).digest()
@@ -74,8 +84,8 @@ def state_key(settings: dict[str, Any], content: str) -> str:
 class Checkpoint:
     """The last state of one training, in a folder of its own that is locked while it is open.
 
-    Opening a checkpoint also deletes what a killed process left half-written in the folder, and the
-    states of other trainings beside the folder, except the newest ones.
+    Opening a checkpoint also deletes the states of other trainings beside the folder, except the
+    newest ones.
 
     Args:
         folder: the folder of this training, which need not exist.
@@ -109,8 +119,6 @@ class Checkpoint:
                 f"stop it with SIGTERM: the next run resumes from where it stopped"
             ) from None
         self._owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
-        for path in self._folder.glob(".*.tmp-*"):
-            shutil.rmtree(path, ignore_errors=True)
         self._delete_oldest()
         return self
 
@@ -123,18 +131,21 @@ class Checkpoint:
         """The arrays that were written last; None if there are none.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or another training's.
         """
-        if not self._file.exists():
+        remedy = "delete it to start this training from the beginning"
+        try:
+            check_zip(self._file, remedy)
+        except FileNotFoundError:
             return None
         try:
-            with open(self._file, "rb") as file, np.load(file) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{self._file}: is damaged ({error}); delete it to start this training from the "
-                f"beginning"
-            ) from None
+            with np.load(self._file) as arrays:
+                saved = dict(arrays)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self._file}: is not a checkpoint ({error}); {remedy}") from None
+        if str(saved.pop(_TRAINING, "")) != self._folder.name:
+            raise UserError(f"{self._file}: is of another training; {remedy}")
+        return saved
 
     def write(self, arrays: dict[str, np.ndarray]) -> None:
         """Write arrays. The file that they replace stays whole until they are written completely.
@@ -144,9 +155,7 @@ class Checkpoint:
         """
         try:
             with atomic_write(self._file) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())  # before the rename: no half a file after a power cut
+                np.savez(file, **arrays, **{_TRAINING: np.array(self._folder.name)})  # type: ignore[arg-type]
         except OSError as error:
             raise UserError(
                 f"{self._file}: cannot be written ({error.strerror}); the last complete "

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from facevae.common.errors import StoppedError
+from facevae.common.files import sync
 from facevae.common.machine import (
     device_name,
     library_versions,
@@ -54,7 +56,9 @@ def run_training(
         states: folder of the states of unfinished trainings, one folder each.
         project, code: what decides the outcome beside the parameters and the images, as
             `content_digest` takes it. With another digest a training starts from the beginning.
-        stop_requested: asked after every batch, and while this machine waits for others.
+        stop_requested: asked while this machine waits for others, before the first step, after
+            every batch, and when the model is saved: the state is kept then, and the next run is
+            complete at once.
         is_orphan: whether nobody waits for the model any more; the state is kept then.
 
     Raises:
@@ -66,7 +70,11 @@ def run_training(
     code_digest = content_digest((), project, code)
     # All shards are read for it, which takes time: beside the building of the networks.
     images_digest = ThreadPoolExecutor(1).submit(
-        content_digest, [*shards.files("train"), *shards.files("validation")], project, ()
+        content_digest,
+        [*shards.files("train"), *shards.files("validation")],
+        project,
+        (),
+        stop_requested,
     )
     if cluster is not None:
         meet(
@@ -130,8 +138,11 @@ def run_training(
             after_epoch=after_epoch,
         )
         save_model(vae, model)
+        sync(history)
         if settings.early_stopping_patience is not None:
             bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
+        if stop_requested():  # while the last epoch ended, or the model was saved
+            raise StoppedError("stopped when the training was complete and the model saved")
         if not is_orphan():
             checkpoint.remove()
 

@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM from a stage's first moment on: no traceback, and nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def _start(project: Path, *command: str | Path, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        command, cwd=project, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # A shell's background jobs, of which these tests may be one, ignore it from birth.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
+    )  # fmt: skip
+
+
+def test_signals_ctrl_c_in_the_first_second_is_clean(project: Path, tmp_path: Path) -> None:
+    """As DVC starts a stage. Where the shell is still at work, it dies of the signal itself."""
+    starter = "stages/python.sh", "stages/memory.py", "--reports", tmp_path
+    ends = []
+    for moment in (0.0, 0.03, 0.06, 0.1, 0.15, 0.25, 0.4, 0.7):
+        process = _start(project, "sh", *starter)
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGINT)
+        told, _ = process.communicate(timeout=30)
+        ends.append(process.returncode)
+        expected = {-signal.SIGINT: "", 130: "interrupted\n", 0: ""}
+        assert told == expected[process.returncode], f"after {moment:.2f} s: {told}"
+    assert ends.count(130) >= 3, ends
+    assert not list(tmp_path.glob(".*.tmp-*"))
+
+
+def test_signals_ctrl_c_before_the_imports_waits_for_them(project: Path) -> None:
+    """The stage is held at its first import until the signal is there."""
+    held = (
+        "import os, signal, sys; sys.path[:0] = ['stages']; import _stage;"
+        "os.kill(os.getpid(), signal.SIGINT); import memory;"
+        "print('imported', flush=True); _stage.run(lambda: print('begun'))"
+    )
+    process = _start(project, sys.executable, "-c", held)
+    assert process.communicate(timeout=30)[0] == "imported\ninterrupted\n"
+    assert process.returncode == 130
+
+
+def test_signals_ctrl_c_while_tensorflow_is_imported(project: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    process = _start(
+        project, sys.executable, "stages/prior.py",
+        "--model", nothing, "--prior", nothing, "--shards", nothing,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    if not maps.exists():
+        pytest.skip("this system does not show which libraries a process has loaded")
+    while "libtensorflow" not in maps.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    others = psutil.Process(process.pid).children()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert process.returncode == 130
+    assert not psutil.wait_procs(others, timeout=10)[1]
+
+
+def test_signals_ctrl_c_when_all_is_done_is_clean(project: Path) -> None:
+    """While Python ends, it would show where it was interrupted."""
+    late = (
+        "import atexit, os, signal, sys; sys.path[:0] = ['stages']; import _stage;"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT));"
+        "_stage.run(lambda: print('done', flush=True))"
+    )
+    process = _start(project, sys.executable, "-c", late)
+    assert process.communicate(timeout=30)[0] == "done\n"
+    assert process.returncode == -signal.SIGINT
