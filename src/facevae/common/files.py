@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from facevae.common.errors import UserError
+from facevae.common.locks import stale_note, try_lock
 
 
 @contextlib.contextmanager
@@ -39,6 +38,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 raise
         else:
             os.replace(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -54,14 +55,14 @@ def exclusive_writer(path: Path) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / f".{path.name}.lock")
-    try:
-        held = lock.acquire(timeout=0)
-    except Timeout:
+    name = path.parent / f".{path.name}.lock"
+    held = try_lock(name)
+    if held is None:
         raise UserError(
             f"{path}: another run is writing it at this moment; wait until it ends, or stop it"
-        ) from None
-    with held:
+            f"{stale_note(name)}"
+        )
+    with contextlib.closing(held):
         for leftover in path.parent.glob(f"{_scratch_prefix(path)}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -69,6 +70,22 @@ def exclusive_writer(path: Path) -> Iterator[None]:
 
 def _scratch_prefix(path: Path) -> str:
     return f".{path.name}.tmp-"
+
+
+def target_of(path: Path) -> Path:
+    """What a path becomes that may be one of `atomic_write`'s temporary ones; else the path."""
+    for folder in (path, *path.parents):
+        name, mark, _ = folder.name.partition(".tmp-")
+        if mark and name.startswith("."):
+            return folder.with_name(name[1:])
+    return path
+
+
+def named(error: OSError, path: str | Path) -> OSError:
+    """The error as it is if it names a file; else one that names `path`."""
+    if error.filename is not None or error.errno is None:
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def write_text(path: Path, text: str) -> None:
