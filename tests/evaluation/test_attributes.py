@@ -223,7 +223,7 @@ def test_bad_input_attributes_to_draw(
     prepare(data_settings(source, limit={"train": 4}), tmp_path / "shards")
     generate = {"rows": 2, "columns": 2, "attributes": asked}
     arguments = ["--shards", str(tmp_path / "shards"), *_common(model, tmp_path)]
-    assert stage("generate", *arguments, generate=generate) == 2
+    assert stage("generate", *arguments, generate=generate, train={"batch_size": 4}) == 2
     message = capfd.readouterr().err
     assert message.startswith("generate.attributes: ")
     assert sentence in message
