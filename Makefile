@@ -3,8 +3,11 @@
 PYTHON ?= python3
 FOLDER := data/celeba
 BIN := .venv/bin
-DVC := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# For a shell, whatever characters it has.
+quoted = '$(subst ','\'',$(1))'
+WITH_PATH := PATH=$(call quoted,$(CURDIR)/$(BIN)):"$$PATH"
+DVC := $(WITH_PATH) $(BIN)/dvc
+PYTEST := $(WITH_PATH) $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # What a shell has set for another Python is not for this project's.
 unexport $(filter PYTHON%,$(.VARIABLES))
@@ -23,7 +26,7 @@ repro: repository $(BIN)/.installed check ## install the environment and run the
 	$(DVC) repro
 
 celeba: $(BIN)/.installed ## download CelebA into data/celeba, or FOLDER=..., and verify it
-	@$(BIN)/python -m facevae.data.download "$(FOLDER)"
+	@$(BIN)/python -m facevae.data.download -- $(call quoted,$(value FOLDER))
 
 check: repository $(BIN)/.installed ## check params.yaml without running anything
 	@$(BIN)/python -m facevae.common.parameters

@@ -9,11 +9,13 @@ import signal
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 import argparse
+import contextlib
 import errno
+import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ try:
     import yaml
 
     from facevae.common.errors import StoppedError, UserError
+    from facevae.common.files import atomic_write, target_of
     from facevae.common.parameters import VARIANTS, Parameters, load_parameters
+    from facevae.common.requests import check_inception_weights
 except ModuleNotFoundError as error:
     sys.exit(
         f"{sys.executable} lacks the package {error.name}: run `make repro`, which builds the "
@@ -48,6 +52,7 @@ _HELP = {
     "shards": "folder that the prepare stage wrote",
     "model": ".keras file of the train stage",
     "prior": ".npz file of the prior stage",
+    "attributes": "folder that the attributes stage wrote",
     "metrics": "folder of the metrics that other stages wrote",
     "reports": "folder of the reports and pictures that other stages wrote",
 }
@@ -56,13 +61,20 @@ _HELP = {
 def arguments(
     description: str, *names: str, variant: bool = False, **paths: str
 ) -> tuple[argparse.Namespace, Parameters]:
-    """Parse a stage's command line and read params.yaml.
+    """Parse a stage's command line, read params.yaml and check what can be known before the work.
+
+    Every stage checks all of params.yaml, also what others use: the first one that runs tells a
+    mistake. No result depends on what is only checked, so dvc.yaml does not list it.
 
     Args:
         description: of the stage.
-        names: flags of `_HELP`, all required.
+        names: flags of `_HELP`, which the stage reads; all required.
         variant: whether the stage takes `--variant`; the parameters are then those of the variant.
-        paths: the help of further flags, all required.
+        paths: the help of further flags, which the stage writes; all required.
+
+    Raises:
+        UserError: a mistake in params.yaml; the shards do not suffice for what it asks for; or an
+            output is in a folder that is a link, while DVC runs the stage.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="parameters (default: %(default)s)")
@@ -74,33 +86,76 @@ def arguments(
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, required=True, type=Path, metavar="PATH", help=text)
     options = parser.parse_args()
+    _inputs.extend(Path(getattr(options, name)) for name in ("params", *names))
+    _outputs.extend(getattr(options, name) for name in paths)
     parameters = load_parameters(options.params)
+    content = parameters.content()
+    _inputs.append(Path(content["data"]["source"]))
+    _refuse_links([getattr(options, name) for name in (*names, *paths)])
+    if (weights := content["evaluate"]["inception_weights"]) is not None:
+        _inputs.append(Path(weights))
+        check_inception_weights(Path(weights))
+    if "shards" in names and options.shards.exists():
+        from facevae.shards.requests import check_request
+
+        check_request(parameters, options.shards)
     return options, parameters.variant(options.variant) if variant else parameters
 
 
-# The error numbers of a full disk, a read-only disk, a folder of somebody else.
-_ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_inputs: list[Path] = []  # what the stage reads, as far as it is known
+_outputs: list[Path] = []  # and what it writes
+
+
+def _refuse_links(paths: list[Path]) -> None:
+    # DVC would refuse them, too, but after the stage's work.
+    if "DVC_STAGE" not in os.environ:
+        return
+    places = {place for path in paths if not path.is_absolute() for place in (path, *path.parents)}
+    for folder in sorted(places):
+        if folder.is_symlink() and folder.is_dir():  # DVC itself makes links to files
+            raise UserError(
+                f"{folder}: is a link to {folder.resolve()}, and DVC keeps track of nothing that "
+                f"is outside the project; make {folder} a folder, and keep what is large on the "
+                f"other disk as docs/troubleshooting.md says"
+            )
+
+
+# The error numbers of a full disk, a read-only disk, a file that is too large for its disk.
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def _sentence(error: OSError) -> str | None:
+    """What a file system has refused; None if the error is not a file system's."""
+    reason = error.strerror
+    if not isinstance(error.filename, str | bytes):
+        return f"an output: cannot be written: {reason}" if error.errno in _OF_WRITING else None
+    path = target_of(Path(os.fsdecode(error.filename)))
+
+    def among(places: list[Path]) -> bool:
+        return any(path.absolute().is_relative_to(place.absolute()) for place in places)
+
+    if error.errno in _OF_WRITING or among(_outputs):
+        return f"{path}: cannot be written: {reason}"
+    return f"{path}: cannot be {'read' if among(_inputs) else 'used'}: {reason}"
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2.
+    """Run a stage; a UserError, or a file that a disk refuses, becomes a sentence and status 2.
 
     A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
     plus the signal's number, as shells do. So does one that Ctrl-C or SIGTERM has interrupted, when
-    its temporary files are deleted.
+    its temporary files are deleted. Whatever stops a stage, its outputs are as before.
     """
     stage = _open_to_signals(stage)
     try:
         try:
-            stage()
+            with _outputs_kept():
+                stage()
         except OSError as error:
-            if error.errno in _ENVIRONMENT:
-                raise UserError(
-                    f"{error.filename or 'an output'}: cannot be written: {error.strerror}"
-                ) from None
+            if sentence := _sentence(error):
+                raise UserError(sentence) from None
             raise
     except UserError as error:
-        _restore_outputs()
         print(error, file=sys.stderr)
         sys.exit(2)
     except StoppedError as error:
@@ -133,13 +188,71 @@ def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _restore_outputs() -> None:
-    # DVC deletes a stage's outputs before it runs it. A refusal must not cost the user the last
-    # good ones: fetch them back from DVC's cache. There are none before the first run.
-    stage = os.environ.get("DVC_STAGE")
-    if stage:
-        command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", stage]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+@contextlib.contextmanager
+def _outputs_kept() -> Iterator[None]:
+    """Bring the last good outputs back, if the stage fails: DVC deletes them before it runs it."""
+    process = os.getpid()
+    try:
+        yield
+    except BaseException as error:
+        stage = os.environ.get("DVC_STAGE") if os.getpid() == process else None  # not in a fork
+        if stage and not (isinstance(error, SystemExit) and not error.code):
+            handlers = {
+                number: signal.signal(number, signal.SIG_IGN)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
+            try:
+                with contextlib.suppress(OSError):  # what has stopped the stage matters more
+                    _restore_outputs(stage)
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+        raise
+
+
+def _output_of(*command: str) -> bytes:
+    # In a session of its own, because a terminal's Ctrl-C goes to all processes of this one.
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True, check=False,
+    ).stdout  # fmt: skip
+
+
+def _restore_outputs(stage: str) -> None:
+    """Make a stage's outputs what dvc.lock says, as far as their contents are known.
+
+    Before the stage's first run there are none.
+    """
+    dvc = sys.executable, "-m", "dvc"
+    _output_of(*dvc, "checkout", "--quiet", "--force", stage)
+    try:
+        entry = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return
+    # `dvc checkout` leaves out what is listed with `cache: false`, although the cache has it, for
+    # the stage's next run with the same parameters. In a fresh clone, git alone has it.
+    lost = {
+        out["path"]: out["md5"]
+        for out in entry.get("outs", [])
+        if not out.get("md5", ".dir").endswith(".dir") and not _has(out["path"], out["md5"])
+    }
+    cache = Path(os.fsdecode(_output_of(*dvc, "cache", "dir")).strip()) if lost else Path()
+    for path, md5 in lost.items():
+        cached = cache / "files" / "md5" / md5[:2] / md5[2:]
+        content = (
+            cached.read_bytes() if cached.is_file() else _output_of("git", "show", f":./{path}")
+        )
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() == md5:
+            with atomic_write(Path(path)) as temporary:
+                temporary.write_bytes(content)
+
+
+def _has(path: str, md5: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest() == md5
+    except OSError:
+        return False
 
 
 _caught: list[int] = []

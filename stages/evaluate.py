@@ -13,7 +13,7 @@ def main() -> None:
         "model",
         "prior",
         "shards",
-        attributes="folder that the attributes stage wrote",
+        "attributes",
         metrics="JSON file to write",
     )
     train, weights = parameters.train, parameters.evaluate.inception_weights
@@ -23,14 +23,11 @@ def main() -> None:
     from facevae.common.runtime import enable_determinism
     from facevae.evaluation.attribute_classifier import load_classifier
     from facevae.evaluation.evaluate import evaluate
-    from facevae.evaluation.inception import check_inception_weights
     from facevae.latent.priors import load_prior
     from facevae.model.saving import load_model
     from facevae.shards.batches import Shards
 
     enable_determinism(0)
-    if inception_weights is not None:  # before minutes of evaluation
-        check_inception_weights(inception_weights)
     with Shards(options.shards) as shards, counting("Evaluating", " images") as progress:
         metrics = evaluate(
             load_model(options.model),

@@ -15,7 +15,7 @@ def main() -> None:
     settings = parameters.generate
     load_tensorflow()
     from facevae.common.runtime import enable_determinism
-    from facevae.latent.gallery import check_request, save_pictures, save_tables
+    from facevae.latent.gallery import save_pictures, save_tables
     from facevae.latent.priors import load_prior
     from facevae.model.saving import load_model
     from facevae.shards.batches import Shards
@@ -23,7 +23,6 @@ def main() -> None:
     enable_determinism(settings.seed)
     vae, prior = load_model(options.model), load_prior(options.prior)
     with Shards(options.shards) as shards:
-        check_request(settings, shards)
         save_pictures(vae, prior, shards, settings, options.reports)
         save_tables(vae, shards, settings.seed, options.reports)
 

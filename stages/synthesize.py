@@ -1,5 +1,6 @@
 """Draw the built-in substitute for CelebA; refuse a data.source that cannot be read."""
 
+import os
 from pathlib import Path
 
 from _stage import arguments, run
@@ -15,6 +16,7 @@ def main() -> None:
     settings = parameters.synthesize
     # Checked in the first stage, so that a missing source is reported before anything changes.
     if source.resolve() != options.target.resolve():
+        _check_copy(source)
         check_source(source, layout)
     elif layout != "celeba":
         raise UserError(
@@ -23,6 +25,16 @@ def main() -> None:
         )
     with counting("Drawing faces", " faces") as progress:
         synthesize(options.target, settings.images, settings.seed, progress)
+
+
+def _check_copy(source: Path) -> None:
+    """Refuse a relative path that is there in the project, but not in DVC's copy of the project."""
+    there = Path(os.environ.get("DVC_ROOT", "."), source)
+    if not source.exists() and there.exists():
+        raise UserError(
+            f"data.source: {source} is not in the copy of the project in which DVC runs this "
+            f"experiment; write the absolute path: {there.resolve()}"
+        )
 
 
 if __name__ == "__main__":

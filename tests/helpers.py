@@ -22,9 +22,17 @@ _PLAIN = {"inter_dense": 0, "reconstruction": "mse", "learning_rate_schedule": "
 _SECTIONS = ("encoder", "loss", "train", "data")
 
 
+# What the few images of these tests suffice for.
+_REQUEST = {"rows": 2, "columns": 2, "prior": "normal", "attributes": []}
+
+
 def write_params(folder: Path, **sections: dict[str, Any]) -> Path:
-    """Write a params.yaml into a folder: the project's, with some keys of some sections changed."""
+    """Write a params.yaml into a folder: the project's, with some keys of some sections changed.
+
+    It asks for few pictures, unless the section generate says otherwise.
+    """
     content = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    content["generate"] |= _REQUEST
     for section, changes in sections.items():
         content[section] |= changes
     path = folder / "params.yaml"

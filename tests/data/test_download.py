@@ -7,6 +7,7 @@ import http.server
 import os
 import random
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,11 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import counting
 from facevae.data.celeba import ARCHIVE
-from facevae.data.download import OfficialFile, download, main
+from facevae.data.download import OfficialFile, download, main, override
 
 _CONTENT = {"list.txt": b"000001.jpg 0\n" * 9, "images.zip": random.Random(5).randbytes(3 << 20)}
 _FILES = tuple(
@@ -161,9 +163,50 @@ def test_fetches_all_and_names_the_next_command(
     assert out.splitlines() == [
         f"{folder}/list.txt: fetched, verified",
         f"{folder}/images.zip: fetched, verified",
-        f"Next: dvc exp run -S data.source='{folder}'",
+        f"""Next: dvc exp run -S 'data.source='"'"'{folder}'"'"''""",
     ]
     assert re.search(r"images.zip: 100%.* 3.00M/3.00M \[.*B/s\]", err)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "celeba", "my faces", "faces (2)", "a,b", "[a]", "{a: b}", "~", "~me", "Müller é 顔",
+        "$HOME", "${HOME}", "${data.source}", "\\${HOME}", "`id`", "$(id)", "a=b", "a#b", "it's",
+        'a "quoted" one', "\\", "back\\slash", "ends in \\", "\\'", "\\\\'x\\", "'", "a:b",
+        "*?|&;<>!", "null", "1e5", "true", " spaces ", "-rf", "%@+", "glob(*)", "choice(a,b)",
+        "int(3)",
+    ],
+)  # fmt: skip
+def test_the_next_command_is_what_a_shell_and_dvc_read(tmp_path: Path, name: str) -> None:
+    """DVC reads an argument twice: once for a sweep, and once to change params.yaml."""
+    from dvc.utils.hydra import (  # type: ignore[import-untyped]
+        apply_overrides,
+        get_hydra_sweeps,
+    )
+
+    folder = tmp_path / name
+    (argument,) = shlex.split(override(folder))
+    (changes,) = get_hydra_sweeps({"params.yaml": [argument]})
+    params = tmp_path / "params.yaml"
+    params.write_text("data:\n  source: data/synthetic\n", encoding="utf-8")
+    apply_overrides(params, changes["params.yaml"])
+    assert yaml.safe_load(params.read_text(encoding="utf-8")) == {"data": {"source": str(folder)}}
+
+
+def test_the_next_command_is_plain_where_it_can_be_and_absolute(
+    tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert override(Path("/data/celeba_1.0-a+b")) == "data.source=/data/celeba_1.0-a+b"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", f"{tmp_path}/home")
+    for given, folder in (("celeba", "celeba"), ("~/celeba", "home/celeba")):
+        assert main([given, "--mirror", server.url], _FILES) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(f"={tmp_path}/{folder}")
+        assert _names(tmp_path / folder) == set(_CONTENT)
+    assert not (tmp_path / "~").exists()
+    assert main(["~no-such-user/celeba", "--mirror", server.url], _FILES) == 2
+    assert "there is no such home; write the whole path" in capsys.readouterr().err
 
 
 def test_the_rate_of_a_resumed_download_counts_only_what_it_fetches(

@@ -50,6 +50,10 @@ def _files(project: Path, folder: Path) -> None:
     (folder / "src" / "facevae" / "__init__.py").touch()
     (common / "__init__.py").touch()
     (common / "parameters.py").write_text("print(__file__)\n", encoding="utf-8")
+    data = folder / "src" / "facevae" / "data"
+    data.mkdir()
+    (data / "__init__.py").touch()
+    (data / "download.py").write_text("import sys; print(sys.argv[1:])\n", encoding="utf-8")
     subprocess.run(["git", "init", "--quiet", folder], check=True)
 
 
@@ -102,6 +106,15 @@ def copied(original: Path, tmp_path: Path) -> Path:
 
 def test_make_takes_a_whole_environment_as_it_is(original: Path) -> None:
     assert not _builds(original)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["a b", "it's", "$HOME", "$(HOME) ${HOME}", "$$", "`id`", '"', "a,b (2) é", "\\", "-x", "~"],
+)
+def test_make_celeba_hands_on_the_folder_as_it_is(original: Path, folder: str) -> None:
+    done = _make(original, "celeba", f"FOLDER={folder}")
+    assert done.stdout == f"{['--', folder]}\n", done.stderr
 
 
 def test_make_builds_again_in_a_copied_or_moved_folder(original: Path, copied: Path) -> None:

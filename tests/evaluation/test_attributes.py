@@ -29,10 +29,10 @@ from facevae.evaluation.attribute_classifier import (
     train_classifier,
 )
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
-from facevae.latent.gallery import check_request
 from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
-from facevae.shards.batches import Shards, load_images
+from facevae.shards.batches import Shards
+from facevae.shards.requests import check_request, load_images
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_bad_input_direction_of_an_attribute_without_known_labels(
         {"generate.rows": 2, "generate.columns": 2, "generate.attributes": ["Smiling"]}
     )
     with pytest.raises(UserError, match=sentence):
-        check_request(settings.generate, Shards(tmp_path / "shards"))
+        check_request(settings, tmp_path / "shards")
 
 
 def test_attribute_classifier_gives_the_same_bytes(shards: Path, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_bad_input_attributes_to_draw(
     prepare(data_settings(source, limit={"train": 4}), tmp_path / "shards")
     generate = {"rows": 2, "columns": 2, "attributes": asked}
     arguments = ["--shards", str(tmp_path / "shards"), *_common(model, tmp_path)]
-    assert stage("generate", *arguments, generate=generate) == 2
+    assert stage("generate", *arguments, generate=generate, train={"batch_size": 4}) == 2
     message = capfd.readouterr().err
     assert message.startswith("generate.attributes: ")
     assert sentence in message

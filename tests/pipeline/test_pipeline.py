@@ -4,7 +4,9 @@ import fnmatch
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ import pytest
 import yaml
 from PIL import Image
 from study import STAGES, Study, finished_study, ran
+
+from facevae.data.download import override
 
 pytestmark = pytest.mark.slow
 
@@ -286,22 +290,70 @@ def test_pipeline_forced_gives_the_same_bytes(fresh: Study) -> None:
     [
         ("data.source=/no/such/folder", "data.source: there is no folder /no/such/folder"),
         ("+train.epoch=3", "params.yaml: train.epoch: unknown parameter"),
-        ("loss.kl_weight=1e39", "term is"),
+        ("loss.sigma=1e-30", "term is"),
+        # Its metrics are listed with `cache: false`, which `dvc checkout` leaves out.
+        ("data.resize=nearest", "data.resize: must be 'bilinear', 'bicubic', 'lanczos' or 'box'"),
+        ("train.seed=2 generate.attributes=[Beard]", "generate.attributes: the data has no Beard"),
     ],
 )
 def test_pipeline_a_mistake_is_a_sentence_and_costs_nothing(
     study: Study, change: str, sentence: str
 ) -> None:
+    changes = [part for each in change.split() for part in ("--set-param", each)]
     try:
-        output = study.dvc("exp", "run", "--set-param", change, status=255)
+        output = study.dvc("exp", "run", *changes, status=255)
         assert sentence in output
         assert "Traceback" not in output
+        assert ("Training direct" in output) == change.startswith("loss.")
         study.git("checkout", "--quiet", "first-run", "--", "params.yaml")
         assert study.git("status", "--porcelain") == ""
         assert "up to date" in study.dvc("status")
     except BaseException:
         study.back()
         raise
+
+
+def _interrupt(study: Study, stage: str, *lost: str) -> None:
+    """What DVC and a user's Ctrl-C do to a stage."""
+    code = "import _stage, os, signal\n_stage.run(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    for name in lost:
+        (study.folder / name).unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=study.folder, capture_output=True, text=True, check=False,
+        env={**study.environment(), "DVC_STAGE": stage, "PYTHONPATH": str(study.folder / "stages")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_pipeline_an_interrupt_costs_nothing(fresh: Study, tmp_path: Path) -> None:
+    _interrupt(fresh, "train@direct", "models/direct.keras", "reports/direct/history.csv")
+    # Not from git, where they are not yet after a user's first run.
+    fresh.git("rm", "--quiet", "--cached", "metrics/direct.json")
+    _interrupt(fresh, "evaluate@direct", "metrics/direct.json")
+    fresh.git("reset", "--quiet")
+    assert fresh.git("status", "--porcelain") == ""
+    assert "up to date" in fresh.dvc("status", "train", "evaluate")
+    # In a fresh clone, git alone has the metrics.
+    fresh.git("clone", "--quiet", str(fresh.folder), str(tmp_path / "clone"))
+    clone = Study(tmp_path / "clone")
+    _interrupt(clone, "prepare", "metrics/data.json")
+    assert clone.git("status", "--porcelain") == ""
+
+
+def test_pipeline_data_of_the_user_can_be_added_to_dvc(fresh: Study) -> None:
+    celeba = fresh.folder / "data" / "celeba"
+    celeba.mkdir()
+    (celeba / "list_eval_partition.txt").touch()
+    added = celeba.with_suffix(".dvc")
+    try:
+        fresh.dvc("add", "data/celeba")
+        fresh.git("add", "--all")
+        assert fresh.git("status", "--porcelain") == "A  data/celeba.dvc\n"
+    finally:
+        fresh.git("reset", "--quiet")
+        added.unlink(missing_ok=True)
+        shutil.rmtree(celeba)
 
 
 @pytest.mark.parametrize(
@@ -335,17 +387,23 @@ def test_pipeline_hands_nothing_to_a_shell(
 def test_pipeline_takes_real_images_from_anywhere(fresh: Study) -> None:
     source = Path(os.environ["FACEVAE_CELEBA"]).resolve()
     output = fresh.dvc(
-        "exp", "run", "-S", f"data.source={source}", "-S", "data.limit.train=64",
+        "exp", "run", "-S", f"data.source={source}", "-S", "data.limit.train=128",
         "-S", "data.limit.validation=16", "-S", "data.limit.test=8", "prepare",
     )  # fmt: skip
     assert ran(output) == {"prepare"}
     counts = json.loads((fresh.folder / "metrics" / "data.json").read_text())["images"]
-    assert counts == {"train": 64, "validation": 16, "test": 8}
+    assert counts == {"train": 128, "validation": 16, "test": 8}
 
 
-def test_pipeline_sweep_through_the_queue(fresh: Study) -> None:
-    """The queue runs experiments in copies of the project in other folders."""
-    fresh.dvc("exp", "run", "--queue", "--set-param", "data.limit.test=5,6", "prepare")
+def test_pipeline_sweep_through_the_queue(fresh: Study, tmp_path: Path) -> None:
+    """The queue runs experiments in copies of the project in other folders.
+
+    The data is in a folder whose name means something to a shell, to Hydra and to patterns.
+    """
+    source = tmp_path / "my (faces), [a] ${b} it's"
+    shutil.copytree(fresh.folder / "data" / "synthetic", source)
+    (argument,) = shlex.split(override(source))
+    fresh.dvc("exp", "run", "--queue", "-S", argument, "-S", "data.limit.test=5,6", "prepare")
     fresh.dvc("queue", "start", "--jobs", "1")
     deadline = time.monotonic() + 300
     while re.search(r"\b(Queued|Running)\b", fresh.dvc("queue", "status")):

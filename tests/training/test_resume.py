@@ -16,12 +16,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 import yaml
 from helpers import make_vae, settings, train_settings
 from study import Study
 
 from facevae.common.errors import StoppedError, UserError
+from facevae.common.locks import try_lock
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, training_batches
@@ -202,16 +202,71 @@ def test_resume_reads_the_batches_that_were_left(shards: Path) -> None:
 
 
 def test_resume_state_has_one_user(tmp_path: Path) -> None:
+    told: list[str] = []
+    answers = iter([False, True])
     with Checkpoint(tmp_path / "one"):
-        with (
-            pytest.raises(UserError, match=rf"already \(process {os.getpid()} on .+\); wait"),
-            Checkpoint(tmp_path / "one"),
-        ):
+        second = Checkpoint(
+            tmp_path / "one", on_wait=told.append, stop_requested=lambda: next(answers)
+        )
+        with pytest.raises(StoppedError, match=r"while waiting for the same training"), second:
             pass
         with Checkpoint(tmp_path / "another"):
             pass
-    with Checkpoint(tmp_path / "one"):
-        pass
+    assert len(told) == 1
+    owner = rf"\(process {os.getpid()} on .+\)"
+    assert re.fullmatch(
+        rf"this training is running already {owner}; waiting until it ends", told[0]
+    )
+    with Checkpoint(tmp_path / "one", on_wait=told.append):
+        assert len(told) == 1
+
+
+def _share(folder: Path, name: str, seconds: float) -> None:
+    told: list[str] = []
+    with Checkpoint(folder / "one", on_wait=told.append) as checkpoint:
+        found = checkpoint.read() or {"by": np.array(name), "users": np.zeros(0, str)}
+        found["users"] = np.append(found["users"], name)
+        checkpoint.write(found)
+        time.sleep(seconds)
+        checkpoint.remove()
+        (folder / name).write_text(f"{found['by']} {len(found['users'])} {len(told)}")
+
+
+def test_resume_state_is_shared_by_those_who_wait(tmp_path: Path) -> None:
+    """Three processes at the same training, as queued experiments are: one works, two take it."""
+    processes = [
+        _PROCESSES.Process(target=_share, args=(tmp_path, name, seconds))
+        for name, seconds in (("first", 2.5), ("second", 0.7), ("third", 0.7))
+    ]
+    processes[0].start()
+    _wait_for((tmp_path / "one" / "checkpoint.npz").exists, processes[0])
+    for process in processes[1:]:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert (tmp_path / "first").read_text() == "first 1 0"
+    others = sorted((tmp_path / name).read_text() for name in ("second", "third"))
+    assert others == ["first 2 1", "first 3 1"]
+    assert not (tmp_path / "one").exists(), "the last one removes it"
+
+
+def test_resume_from_the_end_of_the_training_that_it_waited_for(
+    shards: Path, tmp_path: Path, uninterrupted: tuple[float, tuple[bytes, bytes]]
+) -> None:
+    """As the first of two that share a training leaves it, because the second waits."""
+    _, outcome = uninterrupted
+    state = tmp_path / "states" / "one"
+    state.mkdir(parents=True)
+    turn = try_lock(state / "next")
+    assert turn
+    _train(shards, tmp_path)
+    assert (state / "checkpoint.npz").exists()
+    turn.close()
+    for name in ("model.keras", "history.csv"):
+        (tmp_path / name).unlink()
+    _train(shards, tmp_path, lambda: pytest.fail("it trains again"))
+    assert _outcome(tmp_path) == outcome
 
 
 def test_resume_states_are_bounded_in_number(tmp_path: Path) -> None:
@@ -399,7 +454,7 @@ def test_resume_after_a_stop_while_the_model_is_saved(
     def run(stop_requested: Callable[[], bool]) -> None:
         keras.utils.clear_session()  # as in `_train`
         run_training(
-            parameters, Shards(shards), tf.distribute.get_strategy(), model=model,
+            parameters, Shards(shards), None, model=model,
             history=tmp_path / "history.csv", states=tmp_path / "states", project=project, code=[],
             stop_requested=stop_requested, is_orphan=lambda: False,
         )  # fmt: skip

@@ -5,31 +5,67 @@ its classes and functions take the sections defined here.
 """
 
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
-from ruamel.yaml import YAML, YAMLError
 
 from facevae.common.errors import UserError
+from facevae.common.requests import check_inception_weights, count_mistakes
+from facevae.common.yaml_text import read_mapping, shown, shown_key
 
 VARIANTS = ("direct", "inter_dense")
 CHANNELS = 3  # of every image: red, green, blue
 
 
+# Where a larger number cannot be meant. What fits a machine's memory is another question.
+_MAX_COUNT = 10_000_000  # of images
+_MAX_SIZE = 65_536  # units or channels of a layer
+_MAX_SIGMA = 1000
+
+
 def _sigma(value: Any) -> Any:
     if value == "learned":
         return value
-    if type(value) in (int, float) and 0 < value < float("inf"):
+    if type(value) in (int, float) and 0 < value <= _MAX_SIGMA:
         return float(value)
-    raise PydanticCustomError("sigma", "Input should be learned or a number greater than 0")
+    raise PydanticCustomError(
+        "sigma", f"Input should be learned or a number greater than 0 and at most {_MAX_SIGMA}"
+    )
+
+
+def _path(value: str) -> str:
+    if value.startswith("~"):
+        # DVC takes the path as it stands, so that it must not mean another one here.
+        home = Path(value.partition("/")[0])
+        try:
+            meant = f"write {home.expanduser()}{value[len(str(home)) :]}"
+        except RuntimeError:
+            meant = "write the whole path"
+        raise PydanticCustomError("path", "{text}", {"text": f"~ is not expanded here; {meant}"})
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise PydanticCustomError("path", "Input should be a path without control characters")
+    return value
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+Size = Annotated[int, Field(ge=1, le=_MAX_SIZE)]
+Steps = Annotated[int, Field(ge=1, le=512)]  # pixels, of which an image has at most so many a side
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_path)]
+_MAX_LAYERS = 64
 
 
 class _Section(BaseModel):
@@ -48,7 +84,7 @@ class Limit(_Section):
 
 
 class Data(_Section):
-    source: str = Field(min_length=1)
+    source: FilePath
     layout: Literal["celeba", "folder"]
     split_seed: Seed
     crop: Literal["none", 178, 148, 140, 128]
@@ -62,11 +98,13 @@ class Data(_Section):
 
 
 class Encoder(_Section):
-    filters: list[Count] = Field(min_length=1)
-    kernel_sizes: list[Count] = Field(min_length=1)
-    strides: list[Count] = Field(min_length=1)
-    latent_size: Count
-    inter_dense: int = Field(ge=0)  # 0 without the extra layer, which params.yaml may not say
+    filters: list[Size] = Field(min_length=1, max_length=_MAX_LAYERS)
+    kernel_sizes: list[Steps] = Field(min_length=1, max_length=_MAX_LAYERS)
+    strides: list[Steps] = Field(min_length=1, max_length=_MAX_LAYERS)
+    latent_size: Size
+    inter_dense: int = Field(
+        ge=0, le=_MAX_SIZE
+    )  # 0 without the extra layer, which params.yaml may not say
     block: Literal["plain", "residual"]
     activation: Literal["leaky_relu", "relu", "elu", "gelu", "silu"]
     batch_normalization: bool
@@ -76,22 +114,22 @@ class Encoder(_Section):
 class Loss(_Section):
     reconstruction: Literal["mse", "bce", "gaussian"]
     sigma: Annotated[float | Literal["learned"], BeforeValidator(_sigma)]
-    kl_weight: Number = Field(ge=0)
-    free_bits: Number = Field(ge=0)
-    kl_warmup_epochs: int = Field(ge=0)
+    kl_weight: Number = Field(ge=0, le=1e9)
+    free_bits: Number = Field(ge=0, le=1e6)
+    kl_warmup_epochs: int = Field(ge=0, le=100_000)
 
 
 class Train(_Section):
-    epochs: Count
+    epochs: Epochs
     batch_size: Count
     accumulation_steps: Count
     rematerialization: bool
     optimizer: Literal["adam", "sgd", "adafactor"]
     learning_rate: Number = Field(gt=0, le=1)
     learning_rate_schedule: Literal["constant", "cosine"]
-    warmup_steps: int = Field(ge=0)
-    gradient_clip_norm: Annotated[Number, Field(gt=0)] | None
-    early_stopping_patience: Count | None
+    warmup_steps: int = Field(ge=0, le=1_000_000_000)
+    gradient_clip_norm: Annotated[Number, Field(gt=0, le=1e12)] | None
+    early_stopping_patience: Epochs | None
     precision: Literal["float32", "bfloat16", "float16"]
     seed: Seed
 
@@ -100,12 +138,12 @@ class Generate(_Section):
     rows: int = Field(ge=1, le=32)
     columns: int = Field(ge=2, le=32)
     prior: Literal["normal", "gaussian", "mixture"]
-    attributes: list[Annotated[str, Field(min_length=1)]] = Field(max_length=32)
+    attributes: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(max_length=32)
     seed: Seed
 
 
 class Evaluate(_Section):
-    inception_weights: Annotated[str, Field(min_length=1)] | None
+    inception_weights: FilePath | None
 
 
 class Parameters(_Section):
@@ -146,7 +184,7 @@ class Parameters(_Section):
             UserError: a name is unknown or a value is not allowed. One line per mistake, with the
                 key's full name.
         """
-        content = _content(self)
+        content = self.content()
         unknown = []
         for key, value in changes.items():
             *sections, name = key.split(".")
@@ -162,10 +200,16 @@ class Parameters(_Section):
             raise UserError("\n".join([*unknown, *mistakes]))
         return changed
 
+    def content(self) -> dict[str, Any]:
+        """All values, as dicts, for checks: what a result depends on is read by its name.
+
+        Unlike `model_dump`, this does not count as a read of every parameter in the test that each
+        parameter on which a stage's results depend is listed in dvc.yaml.
+        """
+        return _content(self)
+
 
 def _content(section: BaseModel) -> dict[str, Any]:
-    # `model_dump` would count as a read of every parameter in the test that each parameter which
-    # a stage reads is listed in dvc.yaml.
     return {
         name: _content(value) if isinstance(value, BaseModel) else value for name, value in section
     }
@@ -228,14 +272,29 @@ def batch_mistakes(batch_size: int, accumulation_steps: int) -> list[str]:
 _BATCH = (("train", "batch_size"), ("train", "accumulation_steps"))
 
 
+_REQUEST = (
+    ("data", "limit"),
+    ("train", "batch_size"),
+    ("generate", "rows"),
+    ("generate", "columns"),
+    ("generate", "prior"),
+)
+_LISTED = 20  # mistakes, at most
+
+
 def _mistake(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(shown_key(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown parameter"
     if error["type"] == "missing":
         return f"{key}: missing"
     message = error["msg"].replace("Input should be", "must be")
-    return f"{key}: {message}, not {error['input']!r}"
+    return f"{key}: {message}, not {shown(error['input'])}"
+
+
+def _listed(mistakes: Sequence[str]) -> list[str]:
+    more = len(mistakes) - _LISTED
+    return [*mistakes[:_LISTED], *([f"... and {more} more mistakes"] if more > 0 else [])]
 
 
 def _check(content: dict[str, Any]) -> tuple[Parameters | None, list[str]]:
@@ -251,14 +310,9 @@ def _check(content: dict[str, Any]) -> tuple[Parameters | None, list[str]]:
         mistakes += shape_mistakes(*(content[section][key] for section, key in _SHAPE))
     if not wrong & {*_BATCH, ("train",)}:
         mistakes += batch_mistakes(*(content[section][key] for section, key in _BATCH))
+    if not wrong & {*_REQUEST, ("data",), ("train",), ("generate",)}:
+        mistakes += count_mistakes(content, content["data"]["limit"])
     return parameters, mistakes
-
-
-def _in_one_line(error: YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'cannot be read'}"
 
 
 def load_parameters(path: str | Path = "params.yaml") -> Parameters:
@@ -266,35 +320,25 @@ def load_parameters(path: str | Path = "params.yaml") -> Parameters:
 
     Raises:
         UserError: the file is missing, is not YAML or holds mistakes: one line each, with the
-            key's full name.
+            key's full name, and at most 21 lines.
     """
     path = Path(path)
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; run from the project's folder, or name one with --params"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML: {_in_one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold sections (data, encoder, ...), not {content!r}")
-    parameters, mistakes = _check(content)
+    parameters, mistakes = _check(read_mapping(path))
     if parameters is not None and parameters.encoder.inter_dense == 0:
         mistakes.append(
             "encoder.inter_dense: must be greater than or equal to 1, not 0; the variant direct "
             "is the one without the extra layer"
         )
     if mistakes or parameters is None:
-        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+        raise UserError("\n".join(f"{path}: {mistake}" for mistake in _listed(mistakes)))
     return parameters
 
 
 def _main() -> int:
     try:
-        load_parameters(sys.argv[1] if len(sys.argv) > 1 else "params.yaml")
+        parameters = load_parameters(sys.argv[1] if len(sys.argv) > 1 else "params.yaml")
+        if (weights := parameters.evaluate.inception_weights) is not None:
+            check_inception_weights(Path(weights))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

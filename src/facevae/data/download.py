@@ -6,9 +6,11 @@
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -17,9 +19,9 @@ from pathlib import Path
 
 import gdown
 import requests
-from filelock import FileLock, Timeout
 
 from facevae.common.errors import UserError
+from facevae.common.locks import stale_note, try_lock
 from facevae.common.runtime import counting
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, PARTITION
 
@@ -125,16 +127,18 @@ def download(
         if missing:
             staging.mkdir(parents=True, exist_ok=True)
             # Two processes would write to the same file.
-            with FileLock(staging / "lock", timeout=0):
+            lock = try_lock(staging / "lock")
+            if lock is None:
+                raise UserError(
+                    f"{folder}: another download into this folder is running; wait for its end"
+                    f"{stale_note(staging / 'lock')}"
+                )
+            with contextlib.closing(lock):
                 for file in missing:
                     _fetch(file, staging, mirror, timeout, retries)
                     print(f"{folder / file.name}: fetched, verified")
         # DVC hashes every file in a data source, so leave no others behind.
         shutil.rmtree(staging, ignore_errors=True)
-    except Timeout:
-        raise UserError(
-            f"{folder}: another download into this folder is running; wait for its end"
-        ) from None
     except OSError as error:
         raise UserError(
             f"{error.filename or folder}: {error.strerror or error}; correct this or name "
@@ -218,6 +222,22 @@ def _root(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def override(folder: Path) -> str:
+    """An argument for `dvc exp run -S` that sets data.source to a folder of any name.
+
+    Quoted twice: for the grammar of Hydra, with which DVC reads it, and for a shell. Between quotes
+    Hydra takes all as it stands but quotes, "${", and backslashes before them.
+    """
+    value = str(folder)
+    if not re.fullmatch(r"[A-Za-z0-9_/.+-]+", value):
+        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+        value = re.sub(
+            r"(\\*)('|\Z)", lambda found: 2 * found[1] + found[2].replace("'", r"\'"), value
+        )
+        value = f"'{value}'"
+    return shlex.quote(f"data.source={value}")
+
+
 def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] = FILES) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m facevae.data.download",
@@ -241,15 +261,23 @@ def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] =
     )
     options = parser.parse_args(arguments)
     try:
-        download(options.folder, files, mirror=options.mirror)
+        folder = _expanded(options.folder).absolute()
+        download(folder, files, mirror=options.mirror)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    print(f"Next: dvc exp run -S data.source={shlex.quote(str(options.folder))}")
+    print(f"Next: dvc exp run -S {override(folder)}")
     return 0
+
+
+def _expanded(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise UserError(f"{folder}: there is no such home; write the whole path") from None
 
 
 if __name__ == "__main__":

@@ -21,54 +21,15 @@ inception_v3_weights_tf_dim_ordering_tf_kernels.h5 or ..._kernels_notop.h5.
 
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
 from facevae.common.errors import UserError
+from facevae.common.requests import check_inception_weights
 
 _SIDE = 299
 _CLASSES = 1000
-# Weights in the file, without and with the classifier (keras.io/api/applications/inceptionv3).
-_WITHOUT_CLASSIFIER, _WITH_CLASSIFIER = 21_802_784, 23_851_784
 _BATCH_SIZE = 16
-
-
-def _count_weights(path: Path) -> int:
-    """Number of weights in a file in the format of Keras 2, that of the public files; else 0."""
-    with h5py.File(path) as file:
-        group = file.get("model_weights", file)
-        if "layer_names" not in group.attrs:
-            return 0
-        sizes: list[int] = []
-        group.visititems(lambda _, item: sizes.append(getattr(item, "size", 0)))
-        return sum(sizes)
-
-
-def check_inception_weights(path: Path) -> bool:
-    """Check that a file holds InceptionV3's weights, without building the network.
-
-    Returns:
-        Whether the file includes the weights of the classifier.
-
-    Raises:
-        UserError: the file does not exist, is incomplete or holds something else.
-    """
-    if not path.is_file():
-        raise UserError(f"evaluate.inception_weights: there is no file {path}")
-    try:
-        count = _count_weights(path)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"evaluate.inception_weights: {path} is not an .h5 file or is incomplete ({reason})"
-        ) from None
-    if count not in (_WITHOUT_CLASSIFIER, _WITH_CLASSIFIER):
-        raise UserError(
-            f"evaluate.inception_weights: {path} does not hold the weights of Keras' InceptionV3 "
-            f"(inception_v3_weights_tf_dim_ordering_tf_kernels.h5, or ..._notop.h5)"
-        )
-    return count == _WITH_CLASSIFIER
 
 
 def load_inception(path: Path) -> keras.Model:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facevae.common.errors import UserError
 from facevae.common.files import write_text
 from facevae.common.parameters import Generate
+from facevae.common.requests import held_out_images, reconstructed_rows
 from facevae.common.tables import rows_csv
 from facevae.latent.codes import (
     attribute_directions,
@@ -21,21 +21,13 @@ from facevae.latent.priors import Prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import save_grid
 from facevae.shards.batches import Shards, images, load_images
+from facevae.shards.requests import LABELLED_IMAGES
 
 _BATCH_SIZE = 64  # takes little memory; larger batches are hardly faster
-_LABELLED_BATCHES = 313  # a mean over about 20,000 training images is as good as over all of them
+_LABELLED_BATCHES = LABELLED_IMAGES // _BATCH_SIZE
 # Directions of attributes are multiplied by this. Judged by eye: 1 leaves small features such as
 # bangs or a goatee faint, 3 washes the face out.
 _DIRECTION_FACTOR = 2
-
-
-def _pairs(settings: Generate) -> int:
-    """Rows of originals, each with a row of reconstructions below it."""
-    return max(1, settings.rows // 2)
-
-
-def _held_out_images(settings: Generate) -> int:
-    return max(_pairs(settings) * settings.columns, 2 * settings.rows)
 
 
 def _names(settings: Generate, shards: Shards) -> list[str]:
@@ -45,40 +37,7 @@ def _names(settings: Generate, shards: Shards) -> list[str]:
 
 def _labels(settings: Generate, shards: Shards) -> np.ndarray:
     """Labels of the training images that give the directions, as in `Shards.labels`."""
-    labels = shards.labels("train", _names(settings, shards))
-    return labels[: _LABELLED_BATCHES * _BATCH_SIZE]
-
-
-def check_request(settings: Generate, shards: Shards) -> None:
-    """Check that the data suffices for the pictures that the settings ask for.
-
-    Raises:
-        UserError: there are too few images in the test split, an attribute is unknown, or no
-            training image is known to have it, or none to lack it.
-    """
-    needed = _held_out_images(settings)
-    if shards.counts["test"] < needed:
-        raise UserError(
-            f"generate.rows, generate.columns: {settings.rows} x {settings.columns} needs {needed} "
-            f"held-out images, and the test split has {shards.counts['test']}; use smaller numbers"
-        )
-    names = _names(settings, shards)
-    unknown = [name for name in names if name not in shards.attributes]
-    if unknown:
-        raise UserError(
-            f"generate.attributes: the data has no {' and no '.join(unknown)}; it has "
-            f"{', '.join(shards.attributes)}"
-        )
-    for name, labels in zip(names, _labels(settings, shards).T, strict=True):
-        kinds = set(labels.tolist())
-        if {1, -1} <= kinds:
-            continue
-        looked = f"of the {len(labels):,} training images looked at"
-        if 0 in kinds:
-            wrong = f"none {looked} is known to {'lack' if 1 in kinds else 'have'} {name}"
-        else:
-            wrong = f"{'all' if 1 in kinds else 'none'} {looked} have {name}"
-        raise UserError(f"generate.attributes: {wrong}, so it has no direction; leave it out")
+    return shards.labels("train", _names(settings, shards))[:LABELLED_IMAGES]
 
 
 def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, folder: Path) -> None:
@@ -90,8 +49,8 @@ def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, fo
     attributes.png: a row per face: the original, its reconstruction, and a column per attribute
     whose direction is added.
     """
-    rows, columns, pairs = settings.rows, settings.columns, _pairs(settings)
-    held_out = load_images(shards, "test", _held_out_images(settings))
+    rows, columns, pairs = settings.rows, settings.columns, reconstructed_rows(settings.rows)
+    held_out = load_images(shards, "test", held_out_images(rows, columns))
     names = _names(settings, shards)
     directions = np.zeros((1, vae.latent_size), np.float32)  # nothing added: the reconstruction
     if names:

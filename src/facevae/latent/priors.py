@@ -18,13 +18,12 @@ import numpy as np
 
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write, check_zip
+from facevae.common.requests import GAUSSIANS, prior_mistake
 from facevae.latent.codes import encode_dataset, sample_posterior
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images
 
 MAX_CODES = 20_000  # used for a fit
-_COMPONENTS = {"gaussian": 1, "mixture": 10}
-_CODES_PER_COMPONENT = 10  # at least
 # This share of the codes' mean variance is added to the diagonal of every covariance. Without it a
 # component with fewer codes than latent units would have a singular covariance.
 _REGULARIZATION = 0.01
@@ -101,13 +100,8 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
     Raises:
         UserError: fewer than 10 images per component.
     """
-    components = _COMPONENTS[kind]
-    needed = components * _CODES_PER_COMPONENT
-    if len(z) < needed:
-        raise UserError(
-            f"generate.prior: a {kind} needs at least {needed} training images, and there "
-            f"are {len(z)}; take normal{', or gaussian' if components > 1 else ''}"
-        )
+    if mistake := prior_mistake(kind, len(z)):
+        raise UserError(mistake)
     # Imported here because it takes a second, and drawing samples does not need it.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -115,7 +109,7 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
 
     z = z.astype(np.float64)
     mixture = GaussianMixture(
-        components, reg_covar=_REGULARIZATION * z.var(axis=0).mean(), random_state=_SEED
+        GAUSSIANS[kind], reg_covar=_REGULARIZATION * z.var(axis=0).mean(), random_state=_SEED
     )
     # With several threads the order of additions would vary, and with it the result.
     with threadpool_limits(1), warnings.catch_warnings():

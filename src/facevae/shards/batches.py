@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import CHANNELS
+from facevae.common.requests import batch_mistake
 from facevae.shards.records import find_damage, read_labels, read_manifest
 
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
@@ -70,8 +71,7 @@ class Shards:
         entry = self._labels[split]
         if entry is None:
             return np.zeros((self.counts[split], 0), np.int8)
-        stored = read_labels(self.folder / entry["file"], entry["crc32c"])
-        labels = np.where(stored, 1, -1).astype(np.int8) if stored.dtype == bool else stored
+        labels = read_labels(self.folder / entry["file"], entry["crc32c"])
         if attributes is None:
             return labels
         return labels[:, [self.attributes.index(name) for name in attributes]]
@@ -196,11 +196,8 @@ def steps_per_epoch(shards: Shards, batch_size: int) -> int:
         UserError: the split is smaller than one batch.
     """
     count = shards.counts["train"]
-    if count < batch_size:
-        raise UserError(
-            f"train.batch_size: {batch_size} is more than the {count} images of the train split; "
-            f"take a smaller batch"
-        )
+    if mistake := batch_mistake(batch_size, count):
+        raise UserError(mistake)
     return count // batch_size
 
 

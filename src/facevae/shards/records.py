@@ -208,6 +208,10 @@ def crc32c(content: bytes) -> str:
 def read_labels(path: Path, checksum: str) -> np.ndarray:
     """Read a file of labels that the manifest names, with this checksum.
 
+    Returns:
+        (images, attributes) int8: 1 if the image has the attribute, -1 if not, 0 if it is not
+        known.
+
     Raises:
         UserError: there is no such file, or it has another checksum.
     """
@@ -218,7 +222,8 @@ def read_labels(path: Path, checksum: str) -> np.ndarray:
         raise UserError(f"{path}: is not there; {_WRITE_AGAIN}") from None
     if crc32c(content) != checksum:
         raise UserError(f"{path}: is damaged, its checksum is wrong; {_WRITE_AGAIN}")
-    return np.load(io.BytesIO(content))
+    stored = np.load(io.BytesIO(content))
+    return np.where(stored, 1, -1).astype(np.int8) if stored.dtype == bool else stored
 
 
 def find_damage(path: Path) -> str | None:

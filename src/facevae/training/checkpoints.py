@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import filelock
 import numpy as np
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.files import atomic_write, check_zip
+from facevae.common.locks import Lock, stale_note, try_lock
 from facevae.common.machine import library_versions
 
 # Between two checkpoints within an epoch: a kill costs at most this much work.
@@ -24,6 +24,8 @@ _SECONDS = 120.0
 # The number of unfinished trainings whose state is kept, the newest ones. With the default models a
 # state takes 65 to 90 MiB.
 _KEPT = 8
+
+_POLL_SECONDS = 0.5  # between two looks at a lock that another process holds
 
 _TRAINING = "training"  # the entry of a checkpoint that says whose it is: the name of its folder
 
@@ -84,12 +86,16 @@ def state_key(settings: dict[str, Any], content: str) -> str:
 class Checkpoint:
     """The last state of one training, in a folder of its own that is locked while it is open.
 
-    Opening a checkpoint also deletes the states of other trainings beside the folder, except the
-    newest ones.
+    Opening it waits while another process has it open, which is at the same training: two queued
+    experiments may share one. The other's last state is then there, and training goes on from it:
+    from its end, if the other has finished. It also deletes the states of other trainings beside
+    the folder, except the newest ones.
 
     Args:
         folder: the folder of this training, which need not exist.
         seconds: time after which another checkpoint is due.
+        on_wait: called once, before it waits, with a sentence that says for whom.
+        stop_requested: asked while it waits.
 
     Example:
         >>> with Checkpoint(Path(".facevae/checkpoints/direct-5d41402abc4b2a76")) as checkpoint:
@@ -98,26 +104,28 @@ class Checkpoint:
         ...     checkpoint.remove()
 
     Raises:
-        UserError: another process has it open.
+        StoppedError: `stop_requested` returned True.
     """
 
-    def __init__(self, folder: Path, seconds: float = _SECONDS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float = _SECONDS,
+        *,
+        on_wait: Callable[[str], None] = lambda sentence: None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._folder = folder
         self._seconds = seconds
+        self._on_wait = on_wait
+        self._stop_requested = stop_requested
         self._file = folder / "checkpoint.npz"
         self._owner = folder / "owner.txt"
-        self._lock = _lock(folder)
+        self._lock: Lock | None = None
         self._written = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise UserError(
-                f"this training is running already ({self._read_owner()}); wait until it ends, or "
-                f"stop it with SIGTERM: the next run resumes from where it stopped"
-            ) from None
+        self._lock = self._take("lock") or self._wait()
         self._owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", "utf-8")
         self._delete_oldest()
         return self
@@ -125,7 +133,29 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         if not self._file.exists():
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.release()
+        if self._lock:
+            self._lock.close()
+
+    def _take(self, name: str) -> Lock | None:
+        self._folder.mkdir(parents=True, exist_ok=True)  # whoever had it may have deleted it
+        return try_lock(self._folder / name)
+
+    def _wait(self) -> Lock:
+        owner = self._read_owner()
+        note = stale_note(self._folder / "lock")
+        self._on_wait(f"this training is running already ({owner}); waiting until it ends{note}")
+        turn = None  # the first of those who wait has it, and so `remove` knows that somebody waits
+        try:
+            while True:
+                turn = turn or self._take("next")
+                if turn and (lock := self._take("lock")):
+                    return lock
+                if self._stop_requested():
+                    raise StoppedError(f"stopped while waiting for the same training ({owner})")
+                time.sleep(_POLL_SECONDS)
+        finally:
+            if turn:
+                turn.close()
 
     def read(self) -> dict[str, np.ndarray] | None:
         """The arrays that were written last; None if there are none.
@@ -168,8 +198,10 @@ class Checkpoint:
         return time.monotonic() - self._written > self._seconds
 
     def remove(self) -> None:
-        """Delete the state of this training, which is complete."""
-        self._file.unlink(missing_ok=True)
+        """Delete the state of this training, which is complete, unless somebody waits for it."""
+        if turn := self._take("next"):
+            self._file.unlink(missing_ok=True)
+            turn.close()
 
     def _read_owner(self) -> str:
         with contextlib.suppress(OSError):
@@ -179,12 +211,10 @@ class Checkpoint:
     def _delete_oldest(self) -> None:
         others = [folder for folder in self._folder.parent.iterdir() if folder != self._folder]
         for folder in sorted(others, key=_age)[_KEPT - 1 :]:
-            with contextlib.suppress(filelock.Timeout), _lock(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(folder: Path) -> filelock.BaseFileLock:
-    return filelock.FileLock(folder / "lock", timeout=0)
+            with contextlib.suppress(OSError):
+                if lock := try_lock(folder / "lock"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    lock.close()
 
 
 def _age(folder: Path) -> float:

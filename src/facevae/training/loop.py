@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.common.errors import StoppedError, UserError
+from facevae.common.files import named
 from facevae.common.parameters import Loss, Train
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, steps_per_epoch, training_batches
@@ -42,8 +43,11 @@ class _History:
 
     def write(self, row: np.ndarray) -> None:
         epoch, *others = row.tolist()
-        self._rows.writerow([int(epoch), *(round(value, 6) for value in others)])
-        self._file.flush()
+        try:
+            self._rows.writerow([int(epoch), *(round(value, 6) for value in others)])
+            self._file.flush()
+        except OSError as error:
+            raise named(error, self._file.name) from None
 
 
 def _check_finite(terms: np.ndarray, kl_weight: np.float32, place: str) -> None:

@@ -56,9 +56,9 @@ def run_training(
         states: folder of the states of unfinished trainings, one folder each.
         project, code: what decides the outcome beside the parameters and the images, as
             `content_digest` takes it. With another digest a training starts from the beginning.
-        stop_requested: asked while this machine waits for others, before the first step, after
-            every batch, and when the model is saved: the state is kept then, and the next run is
-            complete at once.
+        stop_requested: asked while this machine waits for others, or for another process at the
+            same training, before the first step, after every batch, and when the model is saved:
+            the state is kept then, and the next run is complete at once.
         is_orphan: whether nobody waits for the model any more; the state is kept then.
 
     Raises:
@@ -107,7 +107,13 @@ def run_training(
     with contextlib.ExitStack() as stack:
         stack.enter_context(shards)
         stack.enter_context(workers_alive(strategy))
-        checkpoint = stack.enter_context(Checkpoint(states / f"{model.stem}-{key}"))
+        checkpoint = stack.enter_context(
+            Checkpoint(
+                states / f"{model.stem}-{key}",
+                on_wait=lambda sentence: print(f"{name}: {sentence}", file=sys.stderr, flush=True),
+                stop_requested=stop_requested,
+            )
+        )
         history.parent.mkdir(parents=True, exist_ok=True)
         # It may be a link into DVC's cache, which must not be written through.
         history.unlink(missing_ok=True)
