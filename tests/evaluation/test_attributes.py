@@ -31,8 +31,8 @@ from facevae.evaluation.attribute_classifier import (
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.latent.priors import normal_prior, save_prior
 from facevae.model.saving import save_model
-from facevae.shards.batches import Shards
-from facevae.shards.requests import check_request, load_images
+from facevae.shards.batches import Shards, load_images
+from facevae.shards.requests import check_request
 
 
 @pytest.fixture(scope="module")
