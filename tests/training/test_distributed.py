@@ -18,12 +18,13 @@ import pytest
 import tensorflow as tf
 from helpers import PROJECT, free_ports, small_vae, train_settings, write_params
 
+import facevae.training.devices
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import load_model, save_model
 from facevae.shards.batches import Shards
 from facevae.training.checkpoints import Checkpoint
-from facevae.training.cluster import read_cluster
+from facevae.training.cluster import Cluster, Machine, read_cluster
 from facevae.training.devices import check_batch_size, is_chief, visible_devices
 from facevae.training.loop import train
 
@@ -184,6 +185,33 @@ def test_distributed_resume_on_another_number_of_devices_is_the_same_training(
     assert (tmp_path / "state" / "checkpoint.npz").exists()
     _run(shards, tmp_path, **then, **NETWORK)
     _assert_same_training(tmp_path, one_device)
+
+
+def _connect_alone(log: Path) -> None:
+    machines = tuple(
+        Machine("worker", index, "127.0.0.1", port) for index, port in enumerate(free_ports(2))
+    )
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    facevae.training.devices._CONNECT_SECONDS = 1
+    visible_devices(Cluster(machines, 0))
+
+
+def test_distributed_machine_that_dies_while_tensorflow_connects_is_a_sentence(
+    tmp_path: Path,
+) -> None:
+    """TensorFlow would wait for ever; no Python code of that process can run meanwhile."""
+    log = tmp_path / "log"
+    process = _PROCESSES.Process(target=_connect_alone, args=(log,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert re.search(
+        r"^TF_CONFIG: TensorFlow on worker 0 \(127.0.0.1:\d+\) could not connect to the other "
+        r"machines; start all of them again$",
+        log.read_text(),
+        re.MULTILINE,
+    )
 
 
 def test_distributed_batch_must_split_evenly() -> None:

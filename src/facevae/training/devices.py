@@ -5,7 +5,10 @@ an epoch do not depend on the number of devices.
 """
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,8 +20,8 @@ from facevae.training.cluster import VARIABLE, Cluster
 
 # A machine that sends no heartbeat for this long is considered dead.
 _HEARTBEAT_SECONDS = 30
-# All machines have met when TensorFlow connects them; whoever is not there by then is gone.
-_REGISTER_SECONDS = 60
+# All machines have met when TensorFlow connects them. Whoever is not there after this is gone.
+_CONNECT_SECONDS = 60
 
 
 def visible_devices(cluster: Cluster | None) -> tf.distribute.Strategy:
@@ -28,7 +31,8 @@ def visible_devices(cluster: Cluster | None) -> tf.distribute.Strategy:
 
     Args:
         cluster: the devices are those of all these machines, which have met (see
-            `facevae.training.meeting`); None: those of this machine.
+            `facevae.training.meeting`); None: those of this machine. With a cluster, call it in the
+            main thread.
 
     Raises:
         UserError: TensorFlow cannot connect the machines.
@@ -56,30 +60,63 @@ def _all_machines(cluster: Cluster) -> tf.distribute.Strategy:
         num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
         rpc_layer="grpc",
     )
-    handler = signal.getsignal(signal.SIGTERM)
+    sentence = (
+        f"{VARIABLE}: TensorFlow on {cluster.this} could not connect to the other machines; start "
+        f"all of them again"
+    )
+    with _killed_when_it_hangs(sentence):
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        except tf.errors.OpError as error:
+            raise UserError(f"{sentence} ({type(error).__name__})") from None
+
+
+# Ends its parent if that does not end it in time.
+_WATCHER = """
+import os, signal, sys, time
+parent, seconds, sentence = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+end = time.monotonic() + seconds
+while os.getppid() == parent:
+    if time.monotonic() > end:
+        print(sentence, file=sys.stderr, flush=True)
+        os.kill(parent, signal.SIGKILL)
+    time.sleep(0.1)
+"""
+
+
+@contextlib.contextmanager
+def _killed_when_it_hangs(sentence: str) -> Iterator[None]:
+    """Say a sentence and kill this process if the block takes longer than `_CONNECT_SECONDS`.
+
+    If another machine dies while TensorFlow connects them, TensorFlow waits for ever, deaf to
+    signals, and lets no other thread of Python run.
+    """
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCHER, str(os.getpid()), str(_CONNECT_SECONDS),
+         sentence],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait as well
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    except tf.errors.OpError as error:
-        raise UserError(
-            f"{VARIABLE}: TensorFlow on {cluster.this} could not connect to the other machines "
-            f"({type(error).__name__}); start all of them again"
-        ) from None
+        yield
     finally:
-        # TensorFlow takes the signal for itself.
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():  # TensorFlow takes SIGTERM for itself
+            signal.signal(number, handler)
+        watcher.kill()
+        watcher.wait()
 
 
 def _configure_coordination(cluster: Cluster) -> None:
     from tensorflow.python.eager import context
 
-    # The strategy does the same, with other limits. It waits an hour for the others, but they have
-    # met a moment ago. It takes machines that are busy or suspended for 10 s for dead. There is no
-    # public way to change that. A killed process is noticed at once in any case, because its
-    # connections break.
+    # The strategy does the same with 10 s, and then takes machines that are busy or suspended for a
+    # moment for dead. There is no public way to change that. A killed process is noticed at once in
+    # any case, because its connections break.
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{cluster.chief.job}/replica:0/task:{cluster.chief.index}",
-        cluster_register_timeout_in_ms=_REGISTER_SECONDS * 1000,
         heartbeat_timeout_in_ms=_HEARTBEAT_SECONDS * 1000,
         coordinated_jobs=[
             context.coordination_config_pb2.CoordinatedJob(name=job, num_tasks=len(addresses))
