@@ -161,14 +161,14 @@ def test_attributes_without_known_labels_of_both_kinds_are_left_out(
 
     def some_unknown(number: int, row: list[str]) -> None:
         row[1 + names.index("Bangs")] = "0"
-        for name, only in (("Smiling", "1"), ("Male", "-1")):
+        for name, only in (("Smiling", "1"), ("Bald", "-1")):
             place = 1 + names.index(name)
             row[place] = only if row[place] == only else "0"
 
     def all_unknown(number: int, row: list[str]) -> None:
         row[1:] = ["0"] * (len(row) - 1)
 
-    gone = {"Bangs", "Smiling", "Male"}
+    gone = {"Bangs", "Smiling", "Bald"}
     for change, kept in (
         (some_unknown, [name for name in names if name not in gone]), (all_unknown, []),
     ):  # fmt: skip
