@@ -34,7 +34,8 @@ from benchmarks.harness import (
 )
 from benchmarks.training_steps import build_step, endless_batches
 from facevae.common.runtime import load_tensorflow
-from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, ImageReader, list_images
+from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, find_copy
+from facevae.data.images import ImageReader, list_images
 from facevae.data.preparation import square_image
 from facevae.shards.records import read_manifest
 
@@ -48,8 +49,9 @@ LATENT = 256
 def source_jpegs(folder: Path) -> list[bytes]:
     """Up to 4,170 real or drawn JPEGs."""
     source = image_source(folder, 2000)
-    with ImageReader(source) as reader:
-        return [reader.read(row) for row in list_images(source)[:4170].tolist()]
+    store = find_copy(source).images
+    with ImageReader(store) as reader:
+        return [reader.read(row) for row in list_images(store)[:4170].tolist()]
 
 
 def write_source(folder: Path, jpegs: list[bytes], count: int) -> Path:

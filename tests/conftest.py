@@ -12,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from helpers import PROJECT, data_settings, run_stage, write_params
 
 from facevae.common.parameters import Parameters, load_parameters
 from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
+
+# The same examples every time, on any machine, and nothing kept between runs.
+hypothesis.settings.register_profile(
+    "project", derandomize=True, database=None, deadline=None, max_examples=200
+)
+hypothesis.settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

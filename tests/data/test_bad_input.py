@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import yaml
 from helpers import data_settings, write_params
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facevae.common.errors import UserError
-from facevae.data.celeba import ImageReader, list_images
+from facevae.data.images import ImageReader, list_images
 from facevae.data.preparation import prepare, square_image
 from facevae.shards.batches import Shards, load_images
 
@@ -251,8 +251,8 @@ def test_bad_input_whatever_is_damaged_in_an_archive_is_a_sentence(tmp_path: Pat
         )
         archive.write_bytes(damaged)
         try:
-            with ImageReader(tmp_path) as reader:
-                for row in list_images(tmp_path).tolist():
+            with ImageReader(archive) as reader:
+                for row in list_images(archive).tolist():
                     reader.read(row)
         except UserError:
             refused += 1
@@ -333,20 +333,118 @@ def test_odd_images_become_rgb() -> None:
     assert upright[:, :80].max() < 15
 
 
+def _turned(exif: bytes) -> np.ndarray:
+    """A lying image with a white top, made with this EXIF block."""
+    image = Image.new("RGB", (218, 178), "black")
+    image.paste("white", (0, 0, 218, 20))
+    made = square_image(_file(image, exif=exif, quality=100), data_settings(crop="none"))
+    return np.asarray(made).astype(int)
+
+
+def _exif(*tags: tuple[int, int, int, bytes]) -> bytes:
+    """Tags with their type, number of values and four bytes: the values, or where they are."""
+    block = b"MM\0*" + struct.pack(">LH", 8, len(tags))
+    for tag, kind, count, value in tags:
+        block += struct.pack(">HHL", tag, kind, count) + value
+    return b"Exif\0\0" + block + bytes(4)
+
+
+_ORIENTATION_6 = (0x0112, 3, 1, b"\0\6\0\0")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (0x011A, 2, 4, b"72\0\0"),  # XResolution is a text
+        (0x011A, 5, 1, b"\xff\xff\xff\xff"),  # and is nowhere
+        (0x0131, 7, 2**31, bytes(4)),  # Software is longer than the file
+        (0x8769, 4, 1, b"\0\0\0\x08"),  # the block of further tags is this block
+        (0x927C, 14, 4, b"\xff" * 4),  # MakerNote has a type that there is not
+        (0x9C9B, 1, 4, b"\xff" * 4),
+    ],
+)
+def test_odd_exif_beside_the_orientation_does_not_matter(
+    other: tuple[int, int, int, bytes],
+) -> None:
+    for tags in ((_ORIENTATION_6, other), (other, _ORIENTATION_6)):
+        upright = _turned(_exif(*tags))
+        assert upright[:, -1:].min() > 240
+        assert upright[:, :13].max() < 15
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0", b"Exif\0\0MM", b"Exif\0\0no TIFF at all", _exif(_ORIENTATION_6)[:-8],
+        _exif((0x0112, 2, 4, b"six\0")), _exif((0x0112, 3, 1, b"\0\x09\0\0")),
+        _exif((0x0112, 3, 0, b"\0\6\0\0")), _exif((0x0112, 5, 1, b"\xff\xff\xff\xff")),
+    ],
+)  # fmt: skip
+def test_odd_exif_without_a_readable_orientation_turns_nothing(exif: bytes) -> None:
+    lying = _turned(exif)
+    assert lying[:1].min() > 240
+    assert lying[3:].max() < 15
+
+
+@pytest.mark.parametrize(
+    "tag", [_ORIENTATION_6, (0x0112, 4, 1, b"\0\0\0\6"), (0x0112, 1, 1, b"\6\0\0\0")]
+)
+def test_orientation_of_any_integer_type_is_read(tag: tuple[int, int, int, bytes]) -> None:
+    assert _turned(_exif(tag))[:, -1:].min() > 240
+    assert _turned(b"Exif\0\0" + _exif(tag))[:, -1:].min() > 240
+
+
+def test_orientations_are_those_of_pillow() -> None:
+    picture = Image.linear_gradient("L").resize((178, 218)).rotate(30)
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = _file(picture, exif=exif)
+        made = square_image(file, data_settings(crop="none", image_size=96))
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
+        assert made.tobytes() == expected.resize((96, 96), Image.Resampling.BOX).tobytes()
+
+
+def test_orientation_behind_the_pixels_of_a_png_is_read() -> None:
+    image = Image.new("RGB", (218, 178), "black")
+    image.paste("white", (0, 0, 218, 20))
+    file = _file(image, "PNG")
+    end = file.index(b"IEND") - 4
+    file = file[:end] + _chunk(b"eXIf", _exif(_ORIENTATION_6)[6:]) + file[end:]
+    made = np.asarray(square_image(file, data_settings(crop="none")))
+    assert made[:, -1:].min() == 255
+
+
+def test_odd_exif_is_prepared_with_the_other_images(
+    copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
+) -> None:
+    odd = _exif(_ORIENTATION_6, (0x011A, 2, 4, b"72\0\0"))
+    jpegs = {**jpegs, "000002.jpg": _file(Image.new("RGB", (218, 178)), exif=odd)}
+    _zip(copy / ARCHIVE, {f"img_align_celeba/{name}": file for name, file in jpegs.items()})
+    assert _prepare(copy, tmp_path / "shards")["splits"]["train"]["images"] == 48
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    crc = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + crc
+
+
 def _header_of(width: int, height: int) -> bytes:
     """A PNG that says it is so large, and has next to nothing behind that."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + crc
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(b""))
+        + _chunk(b"IEND", b"")
     )
+
+
+def _profile_without_content() -> bytes:
+    """A PNG that makes Pillow raise an IndexError."""
+    file = _file(Image.new("RGB", (178, 218)), "PNG")
+    end = file.index(b"IEND") - 4
+    return file[:end] + _chunk(b"iCCP", b"") + file[end:]
 
 
 def _bad_images(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
@@ -365,6 +463,7 @@ def _bad_images(jpeg: bytes) -> dict[str, tuple[bytes, str]]:
         "000008.jpg": (_header_of(6_000, 6_000), "is 6000x6000 pixels, which is too large"),
         "000009.jpg": (_file(deep, "PNG"), "has pixels of mode I;16"),
         "000010.jpg": (_file(Image.new("RGB", (178, 218)), "GIF"), "is not a JPEG or PNG image"),
+        "000011.jpg": (_profile_without_content(), "is cut short or damaged (index out of range)"),
     }
 
 
@@ -375,7 +474,7 @@ def test_bad_input_images_are_all_looked_at_and_listed(
     spoilt = {**jpegs, **{name: file for name, (file, _) in bad.items()}}
     _zip(copy / ARCHIVE, {f"img_align_celeba/{name}": file for name, file in spoilt.items()})
     told = _refusal(copy, tmp_path)
-    assert f"{copy / ARCHIVE}: 10 of 60 images cannot be used:" in told
+    assert f"{copy / ARCHIVE}: 11 of 60 images cannot be used:" in told
     for name, (_, reason) in bad.items():
         assert f"  {name}: {reason}" in told
     assert "data.on_bad_image: skip" in told
@@ -444,8 +543,8 @@ def test_bad_input_duplicate_names_in_the_archive(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("image_id partition\n000001.jpg 0\n", "line 1: expected '000001.jpg 0'"),
-        ("000001.jpg,0\n", "line 1: expected '000001.jpg 0'"),
+        ("<!DOCTYPE html>\n<html>\n", "line 1: expected '000001.jpg 0'"),
+        ("000001.jpg train\n", "line 1: expected '000001.jpg 0'"),
         ("000001.jpg 0\n000002.jpg 7\n", "line 2: expected '000001.jpg 0'"),
         ("000001.jpg 0\n000001.jpg 1\n", "line 2: 000001.jpg appears a second time"),
         ("000001.jpg 0\n000002.jpg 1\n", "58 of 60 images cannot be used"),
@@ -458,7 +557,7 @@ def test_bad_input_partitions(copy: Path, tmp_path: Path, text: str, sentence: s
 
 
 def test_bad_input_partition_missing_or_not_text(copy: Path, tmp_path: Path) -> None:
-    (copy / PARTITION).write_bytes(b"\xff\xfe0\x000\x00")
+    (copy / PARTITION).write_bytes(b"000001.jpg 0\n\xe9.jpg 1\n")
     assert "is not a text file in UTF-8" in _refusal(copy, tmp_path)
     (copy / PARTITION).unlink()
     assert "has no list_eval_partition.txt" in _refusal(copy, tmp_path)

@@ -170,7 +170,7 @@ def test_bad_input_folder_labels_of_no_picture(pictures: Path, tmp_path: Path) -
     told = _refusal(pictures, tmp_path / "shards")
     assert f"{pictures}: 2 of 62 images cannot be used:" in told
     for name in ("IMG 0001.JPG", "gone.jpg"):
-        assert f"  {name}: is in {ATTRIBUTES}, but there is no such picture" in told
+        assert f"  {name}: is in {ATTRIBUTES}, but there is no image" in told
 
 
 def test_bad_input_folder_of_what_is_no_picture(pictures: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_bad_input_folder_of_what_is_no_picture(pictures: Path, tmp_path: Path) 
         "scan.jpg": "is not a JPEG, PNG, WEBP, BMP or GIF image",
         "broken.jpg": "cannot be read (No such file or directory)",
         "link": "is a link to a folder, which is not followed; copy the folder",
-        "pipe.jpg": "is not a file",
+        "pipe.jpg": "cannot be read (Not a regular file)",
     }
     assert f"{pictures}: 7 of 67 images cannot be used:" in told
     for name, reason in bad.items():
@@ -220,6 +220,7 @@ def _empty(folder: Path) -> None:
 
 def _celeba(folder: Path) -> None:
     _write(folder / "img_align_celeba", NAMES)
+    (folder / "list_eval_partition.csv").write_text("0.jpg,0\n")
 
 
 def _few(folder: Path) -> None:
@@ -231,8 +232,14 @@ def _few(folder: Path) -> None:
     [
         (Path.rmdir, "there is no folder {}; name the folder of the pictures"),
         (_empty, "{} has no pictures (.jpg, .jpeg,"),
-        (_celeba, "{} has img_align_celeba, so it is in CelebA's layout; set data.layout: celeba"),
-        (_few, "{}: of its 2 pictures, none is in the validation split; add pictures, or try ano"),
+        (
+            _celeba,
+            "{} is a copy of CelebA, with its splits in {}/list_eval_partition.csv; set data",
+        ),
+        (
+            _few,
+            "{}: the validation split has no images of its 2; add pictures, or try another data.sp",
+        ),
     ],
 )
 def test_bad_input_folder_is_another_one(
@@ -241,14 +248,14 @@ def test_bad_input_folder_is_another_one(
     source = tmp_path / "pictures"
     source.mkdir()
     make(source)
-    assert sentence.format(source) in _refusal(source, tmp_path / "shards")
+    assert sentence.format(source, source) in _refusal(source, tmp_path / "shards")
 
 
 def test_bad_input_layout_is_told_before_anything_is_drawn(
     stage, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     for source, layout, sentence in (
-        (pictures, "celeba", "as they are, set data.layout: folder"),
+        (pictures, "celeba", "For a folder of your own pictures, set data.layout: folder"),
         (pictures / "holiday" / "none", "folder", "data.source: there is no folder"),
         (
             tmp_path / "synthetic",

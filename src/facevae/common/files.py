@@ -1,13 +1,15 @@
 """Writing files and folders whole or not at all, by one process at a time."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -80,3 +82,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, and nothing else: to read a pipe or a device may never end.
+
+    Raises:
+        OSError: there is no file, it is a folder, a pipe, a socket or a device, or it cannot be
+            opened.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return open(path, "rb")

@@ -7,6 +7,8 @@ the members. A worker process is given the position of a member and reads that m
 Format: PKWARE's APPNOTE.TXT, section 4.3.7 (local header).
 """
 
+import errno
+import os
 import struct
 import zipfile
 import zlib
@@ -14,8 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from facevae.common.errors import UserError
+from facevae.common.files import open_regular
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+# What zipfile raises for a damaged directory. In the 64-bit records at its end, a position or a
+# length may be any number: to seek there is an invalid argument, to read as much takes more memory
+# than there is, and neither may fit the system's integers.
+_DAMAGED = (zipfile.BadZipFile, struct.error, OSError, MemoryError, OverflowError, ValueError)
 
 
 def list_members(path: Path) -> list[zipfile.ZipInfo]:
@@ -24,28 +32,31 @@ def list_members(path: Path) -> list[zipfile.ZipInfo]:
     Raises:
         UserError: the file is not a zip, is not a whole one, or uses an unknown version of the
             format.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened or read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # `is_dir` of Python 3.11 fails for an empty name.
-            members = [member for member in archive.infolist() if not member.filename.endswith("/")]
-    except NotImplementedError as error:
-        raise UserError(
-            f"uses a version of the zip format that is not supported ({error}); fetch it again, "
-            f"or unpack it and zip it again with deflate"
-        ) from None
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-        with open(path, "rb") as file:
+    with open_regular(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                # `is_dir` of Python 3.11 fails for an empty name.
+                members = [each for each in archive.infolist() if not each.filename.endswith("/")]
+        except NotImplementedError as error:
+            raise UserError(
+                f"uses a version of the zip format that is not supported ({error}); fetch it "
+                f"again, or unpack it and zip it again with deflate"
+            ) from None
+        except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            file.seek(0)
             if file.read(512).lstrip()[:1] == b"<":
                 raise UserError(
                     "is a web page, not a zip: the server sent a notice instead of the archive"
                 ) from None
-        raise UserError(
-            f"is not a whole zip file: its download was cut short, or it is damaged; fetch it "
-            f"again ({error})"
-        ) from None
-    length = path.stat().st_size
+            raise UserError(
+                f"is not a whole zip file: its download was cut short, or it is damaged; fetch it "
+                f"again ({str(error) or type(error).__name__})"
+            ) from None
     for member in members:
         # zipfile counts positions from the directory at the end, so a lost start makes some < 0.
         if not 0 <= member.header_offset < length:

@@ -1,7 +1,7 @@
 """A plain folder of pictures, without lists: its pictures, their splits and their labels.
 
-    <folder>/**/*.jpg               the pictures, of any size, in subfolders too (see `ENDINGS`)
-    <folder>/list_attr_celeba.txt   optional: labels, in the form of CelebA's file of this name
+    *.jpg, */*.jpg ...      the pictures, of any size, in subfolders too (see `ENDINGS`)
+    list_attr_celeba.txt    optional: labels, in the form of CelebA's file of this name
 
 The name of a picture is its path in the folder, such as "holiday/IMG 0001.jpg". Names of subfolders
 mean nothing. Files with other endings are left out, as are files and folders that a system has
@@ -11,15 +11,21 @@ hidden: those whose names begin with a dot, and __MACOSX.
 import hashlib
 import itertools
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from facevae.common.errors import UserError
-from facevae.data import celeba
+from facevae.data.celeba import (
+    ATTRIBUTES,
+    PARTITION,
+    SPLITS,
+    Copy,
+    find_copy,
+    read_attributes,
+)
+from facevae.data.images import list_files
 
 # Pillow's decoders of these formats are safe and need no further library.
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
@@ -27,11 +33,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Pictures, too: they are listed as bad, because leaving them out would go unnoticed.
 _OTHER_ENDINGS = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")
 
-# What belongs to a folder in CelebA's layout alone.
-_CELEBA = (celeba.ARCHIVE, celeba.FOLDER, celeba.PARTITION)
 _SPLIT_OF_TENTH = ("train",) * 8 + ("validation", "test")
-_MAX_FILE_BYTES = 64 * 2**20  # no photograph's file is larger
-_HINT_FILES = 1000  # looked at in a folder that has another layout
+_LOOKED_AT = 1000  # files, to tell what a folder is
 
 
 def check_source(source: Path, layout: str) -> None:
@@ -43,34 +46,59 @@ def check_source(source: Path, layout: str) -> None:
     Raises:
         UserError: `source` is not a folder, or not one in this layout; the message says what to do.
     """
-    if layout == "celeba":
-        try:
-            celeba.check_source(source)
-        except UserError as error:
-            if not any(map(_is_picture, itertools.islice(_files(source), _HINT_FILES))):
-                raise
-            raise UserError(
-                f"{error}\nTo train on the pictures in {source} as they are, set data.layout: "
-                f"folder"
-            ) from None
-        return
+    if layout == "folder":
+        check_folder(source)
+    else:
+        find_celeba(source)
+
+
+def find_celeba(source: Path) -> Copy:
+    """`find_copy`, whose sentence about a folder of pictures without lists names `data.layout`."""
+    try:
+        return find_copy(source)
+    except UserError as error:
+        if not _looks_plain(source):
+            raise
+        hint = "For a folder of your own pictures, set data.layout: folder"
+        raise UserError(f"{error}\n{hint}") from None
+
+
+def check_folder(source: Path) -> None:
+    """Check that there are pictures in `source`.
+
+    Raises:
+        UserError: there are none, or they are a copy of CelebA; the message says what to do.
+    """
     if not source.exists():
         raise UserError(
             f"data.source: there is no folder {source}; name the folder of the pictures"
         )
     if not source.is_dir():
         raise UserError(f"data.source: {source} is not a folder; name the folder that it is in")
-    for name in _CELEBA:
-        if (source / name).exists():
-            raise UserError(
-                f"data.source: {source} has {name}, so it is in CelebA's layout; set data.layout: "
-                f"celeba, or name the folder of the pictures"
-            )
+    try:
+        copy = find_copy(source)
+    except UserError:
+        copy = None
+    if copy is not None:
+        raise UserError(
+            f"data.source: {source} is a copy of CelebA, with its splits in {copy.partition}; set "
+            f"data.layout: celeba, or name a folder without that file"
+        )
     if not any(map(_is_picture, _files(source))):
         raise UserError(
             f"data.source: {source} has no pictures ({', '.join(ENDINGS)}); name the folder of the "
             f"pictures, and unpack them if they are in an archive"
         )
+
+
+def _looks_plain(source: Path) -> bool:
+    """Whether a folder has pictures and no list of their splits."""
+    try:
+        names = [*itertools.islice(_files(source), _LOOKED_AT)] if source.is_dir() else []
+    except UserError:
+        return False
+    listed = any(Path(name).stem.casefold() == Path(PARTITION).stem for name in names)
+    return not listed and any(map(_is_picture, names))
 
 
 def _files(source: Path, links: list[str] | None = None) -> Iterator[str]:
@@ -111,9 +139,8 @@ def list_pictures(source: Path) -> tuple[np.ndarray, dict[str, str]]:
     """The pictures of a folder.
 
     Returns:
-        A structured array (pictures,) with the field "name", sorted by it, whose rows
-        `PictureReader.read` takes as tuples; and what is there but cannot be used, by name, with
-        the reason.
+        A table as that of `facevae.data.images.list_images`; and what is there but cannot be used,
+        by name, with the reason.
 
     Raises:
         UserError: a subfolder cannot be read.
@@ -127,8 +154,7 @@ def list_pictures(source: Path) -> tuple[np.ndarray, dict[str, str]]:
             bad[name] = f"is a picture that is not read ({ending}); save it as JPEG or PNG"
     for name in links:
         bad[name] = "is a link to a folder, which is not followed; copy the folder"
-    pictures = np.sort(np.array(names, "S"))
-    return pictures.view([("name", pictures.dtype)]), bad
+    return list_files(np.array(names, "S")), bad
 
 
 def split_of(name: bytes, seed: int) -> str:
@@ -140,56 +166,31 @@ def split_of(name: bytes, seed: int) -> str:
     return _SPLIT_OF_TENTH[int.from_bytes(digest[:8]) % 10]
 
 
-def read_labels(
-    source: Path, names: np.ndarray
-) -> tuple[tuple[str, ...], np.ndarray, dict[str, str]]:
+def rows_of_splits(names: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The places in `names` of each split's pictures."""
+    splits = np.array([split_of(name, seed) for name in names.tolist()], "U")
+    return {split: np.flatnonzero(splits == split) for split in SPLITS}
+
+
+def find_labels(source: Path) -> Path | None:
+    """The file of labels in a folder of pictures: CelebA's, as .txt or as .csv."""
+    files = [source / ATTRIBUTES, (source / ATTRIBUTES).with_suffix(".csv")]
+    return next((file for file in files if file.is_file()), None)
+
+
+def read_labels(path: Path, names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
     """The labels of the pictures with these sorted names. A picture without a line has none.
 
     Returns:
-        The attributes' names; rows of `facevae.data.celeba.Attributes.packed`, all zero where
-        nothing is known; and the lines that name no picture, by name, with the reason. All are
-        empty without the file of labels.
+        The attributes' names; for each picture a row as in `Attributes.packed`, all zero where
+        nothing is known; and the names in the file that no picture has.
 
     Raises:
-        UserError: the file of labels cannot be used.
+        UserError: the file cannot be used.
     """
-    path = source / celeba.ATTRIBUTES
-    if not path.is_file():
-        return (), np.zeros((len(names), 0), np.uint8), {}
-    listed = celeba.read_attributes(path)
+    listed = read_attributes(path)
     _, places, lines = np.intersect1d(names, listed.images, assume_unique=True, return_indices=True)
     packed = np.zeros((len(names), listed.packed.shape[1]), np.uint8)
     packed[places] = listed.packed[lines]
-    unmatched = np.delete(listed.images, lines)
-    reason = f"is in {celeba.ATTRIBUTES}, but there is no such picture"
-    return listed.names, packed, {os.fsdecode(name): reason for name in unmatched.tolist()}
-
-
-class PictureReader:
-    """Reads the pictures of a folder by their rows of `list_pictures`."""
-
-    def __init__(self, source: Path) -> None:
-        self._source = source
-
-    def read(self, row: tuple[Any, ...]) -> bytes:
-        """The bytes of one picture's file.
-
-        Raises:
-            UserError: it is not a file, is too large or cannot be read.
-        """
-        path = self._source / os.fsdecode(row[0])
-        try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-                raise UserError("is not a file")
-            if status.st_size > _MAX_FILE_BYTES:
-                raise UserError(f"is a file of more than {_MAX_FILE_BYTES >> 20} MiB")
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot be read ({error.strerror or error})") from None
-
-    def __enter__(self) -> "PictureReader":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
+    unmatched = np.delete(listed.images, lines).tolist()
+    return listed.names, packed, [os.fsdecode(name) for name in unmatched]

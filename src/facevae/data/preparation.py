@@ -1,9 +1,11 @@
-"""Convert image files to shards of small square images, one independent task per shard."""
+"""Convert CelebA's JPEGs to shards of small square images, one independent task per shard."""
 
 import contextlib
 import dataclasses
 import io
 import os
+import struct
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,31 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from facevae.common.errors import UserError
+from facevae.common.errors import UserError, printable
 from facevae.common.files import atomic_write, exclusive_writer, write_json
 from facevae.common.parameters import Data, Limit
-from facevae.data.celeba import (
-    ATTRIBUTES,
-    PARTITION,
-    SPLITS,
-    ImageReader,
-    list_images,
-    read_attributes,
-    read_partition,
-    store_path,
-    unpack_labels,
-)
+from facevae.data.celeba import SPLITS, read_attributes, read_partition, unpack_labels
 from facevae.data.executors import default_executor, run_tasks
 from facevae.data.folder import (
     FORMATS,
-    PictureReader,
-    check_source,
+    check_folder,
+    find_celeba,
+    find_labels,
     list_pictures,
     read_labels,
-    split_of,
+    rows_of_splits,
 )
+from facevae.data.images import ImageReader, list_images
+from facevae.data.lists import match
 from facevae.shards.records import MANIFEST, encode_example, frame_record
 
 ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
@@ -44,6 +39,7 @@ ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
 _MAX_PIXELS = 2**25
 _JPEG_QUALITY = 95
 _LISTED = 20
+_REASON = 100  # characters of a decoder's message
 
 # What the records depend on, and the manifest says, by layout.
 _OF_RECORDS = {
@@ -65,13 +61,14 @@ class ShardTask:
     """The input of `write_shard`: plain data that can be sent to another process or machine.
 
     Attributes:
-        settings: `source` is an absolute path.
+        settings: of the images and records.
+        store: absolute path of the archive or folder that has the images.
         target: the file to write.
-        images: the images of the shard: rows of `facevae.data.celeba.list_images`, or of
-            `facevae.data.folder.list_pictures` for the layout folder.
+        images: the images of the shard, rows of `facevae.data.images.list_images`.
     """
 
     settings: Data
+    store: str
     target: str
     images: np.ndarray
 
@@ -91,10 +88,45 @@ class ShardResult:
     bad: dict[str, str]
 
 
+_ORIENTATION = 0x0112
+_INTEGERS = {1: "B", 3: "H", 4: "L"}  # types of EXIF values
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in a block of EXIF data; 1, which is upright, if there is none to be read.
+
+    No other tag is looked at, because cameras and programs write odd ones: after such a tag, Pillow
+    reads no further one. The format: TIFF 6.0, section 2, behind one or two prefixes.
+    """
+    block = exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")
+    order = ">" if block.startswith(b"MM") else "<"
+    try:
+        (directory,) = struct.unpack_from(f"{order}L", block, 4)
+        (entries,) = struct.unpack_from(f"{order}H", block, directory)
+        for place in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHL", block, place)
+            if tag == _ORIENTATION and count == 1 and kind in _INTEGERS:
+                return struct.unpack_from(order + _INTEGERS[kind], block, place + 8)[0]
+    except struct.error:  # behind the block's end
+        pass
+    return 1
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """The image upright, on a white background where it is transparent, in 8-bit RGB."""
-    if "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
+    image.load()  # a PNG may have its EXIF data behind the pixels
+    turn = _TURNS.get(_orientation(image.info.get("exif", b"")))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "RGB") and "transparency" not in image.info:
         return image.convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "L", "P", "RGB"):
@@ -117,20 +149,27 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
     """
     formats, side = _FORMATS[settings.layout], settings.image_size
     try:
-        with Image.open(io.BytesIO(file), formats=formats) as image:
-            if settings.layout == "folder" and image.width * image.height > _MAX_PIXELS:
-                # A JPEG is decoded at a half, a quarter or an eighth of its size.
-                image.draft(None, (4 * side, 4 * side))
-            if image.width * image.height > _MAX_PIXELS:
-                raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
-            whole = _rgb(image)
+        with warnings.catch_warnings():
+            # Pillow warns of odd things in an image that it can read nevertheless.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(file), formats=formats) as image:
+                if settings.layout == "folder" and image.width * image.height > _MAX_PIXELS:
+                    # A JPEG is decoded at a half, a quarter or an eighth of its size.
+                    image.draft(None, (4 * side, 4 * side))
+                if image.width * image.height > _MAX_PIXELS:
+                    raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
+                whole = _rgb(image)
+    except (UserError, MemoryError):
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError("has too many pixels") from None
     except UnidentifiedImageError:
         kinds = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise UserError("is empty" if not file else f"is not a {kinds} image") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"is cut short or damaged ({error})") from None
+    except Exception as error:  # which one, depends on what is damaged
+        reason = printable(str(error) or type(error).__name__)[:_REASON]
+        raise UserError(f"is cut short or damaged ({reason})") from None
     width, height = whole.size
     if settings.layout == "folder" or settings.crop == "none":
         if width < side or height < side:
@@ -162,16 +201,14 @@ def write_shard(task: ShardTask) -> ShardResult:
     """Write one shard. Its file appears when it is complete.
 
     Raises:
-        UserError: the archive cannot be opened.
+        UserError: the archive cannot be opened, or there is not enough memory to decode an image.
         OSError: the shard cannot be written.
     """
     bad: dict[str, str] = {}
     target = Path(task.target)
     # Two workers may write the same shard, if one of them was wrongly taken for dead.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    of_layout = PictureReader if task.settings.layout == "folder" else ImageReader
-    with of_layout(Path(task.settings.source)) as reader, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ImageReader(Path(task.store)) as reader:
         try:
             with open(temporary, "xb") as shard:
                 for row in task.images.tolist():
@@ -181,6 +218,11 @@ def write_shard(task: ShardTask) -> ShardResult:
                     except UserError as error:
                         bad[os.fsdecode(name)] = str(error)
                         continue
+                    except MemoryError:
+                        raise UserError(
+                            f"{task.store}: there is not enough memory to decode "
+                            f"{printable(os.fsdecode(name))}; end other programs and run this again"
+                        ) from None
                     encoded = _encoded(image, task.settings.record_format)
                     shard.write(frame_record(encode_example({"image": encoded, "name": name})))
                 size = shard.tell()
@@ -191,7 +233,7 @@ def write_shard(task: ShardTask) -> ShardResult:
 
 
 def _listing(bad: Mapping[str, str]) -> str:
-    lines = [f"  {name}: {reason}" for name, reason in sorted(bad.items())[:_LISTED]]
+    lines = [f"  {printable(name)}: {reason}" for name, reason in sorted(bad.items())[:_LISTED]]
     if len(bad) > _LISTED:
         lines.append(f"  ... and {len(bad) - _LISTED} more")
     return "\n".join(lines)
@@ -221,11 +263,21 @@ def prepare(
         OSError: `target` cannot be written.
     """
     source, target = Path(settings.source).resolve(), Path(target).resolve()
-    settings = settings.model_copy(update={"source": str(source)})
     is_folder = settings.layout == "folder"
-    plan = _plan_folder(source, settings) if is_folder else _plan(source, settings.limit)
+    plan = _plan_folder(source, settings) if is_folder else _plan_celeba(source, settings.limit)
+    store = plan.store
     bad = dict(plan.bad)
+    if settings.on_bad_image == "fail":
+        bad |= dict.fromkeys(plan.absent, f"is in {plan.listing.name}, but there is no image")
+    elif plan.absent:
+        absent = f"{len(plan.absent)} images that it lists are not there, and are left out"
+        print(f"{printable(str(plan.listing))}: {absent}", file=sys.stderr)
     total = sum(map(len, plan.images.values()))
+    checked = total + len(bad)
+    _judge(store, bad, checked, settings)
+    for split, rows in plan.images.items():
+        if not len(rows):
+            raise UserError(f"{plan.splits}: the {split} split has no images{plan.remedy}")
     with exclusive_writer(target), atomic_write(target) as folder:
         folder.mkdir()
         tasks = {}
@@ -234,7 +286,7 @@ def prepare(
             for number, start in enumerate(starts):
                 file = f"{split}-{number:05d}-of-{len(starts):05d}.tfrecord"
                 part = rows[start : start + settings.images_per_shard]
-                tasks[file] = ShardTask(settings, str(folder / file), part)
+                tasks[file] = ShardTask(settings, str(store), str(folder / file), part)
         results: dict[str, ShardResult] = {}
         done = 0
         with contextlib.closing(run_tasks(write_shard, tasks.values(), executors)) as running:
@@ -243,8 +295,7 @@ def prepare(
                 bad |= result.bad
                 done += len(task.images)
                 progress(done, total)
-        store = source if is_folder else store_path(source)
-        _judge(store, bad, total + len(plan.bad), settings)
+        _judge(store, bad, checked, settings)
         splits: dict[str, Any] = {
             split: {"images": 0, "shards": [], "attributes": None} for split in SPLITS
         }
@@ -254,12 +305,7 @@ def prepare(
             split["shards"].append({"file": file, "images": result.images, "bytes": result.size})
         for name, split in splits.items():
             if not split["images"]:
-                raise UserError(
-                    f"{source}: of its {total} pictures, none is in the {name} split; add "
-                    f"pictures, or try another data.split_seed"
-                    if is_folder
-                    else f"{source / PARTITION}: the {name} split has no images"
-                )
+                raise UserError(f"{plan.splits}: the {name} split has no images that can be used")
         left_out = np.sort(np.array([os.fsencode(name) for name in bad], "S"))
         for name, packed in plan.labels.items():
             kept = packed[~_among(plan.images[name]["name"], left_out)]
@@ -285,77 +331,119 @@ class _Plan:
     """The images to prepare, chosen before any image is read.
 
     Attributes:
-        images: those of a `ShardTask`, per split.
-        bad: names of what cannot be used, with the reason: the archive and the partition file, or
-            the folder and the file of labels, do not match.
+        store: the archive or folder that has them.
+        splits: what assigns them to splits: the partition file, or the folder of pictures.
+        remedy: how the sentence goes on that says that a split is empty.
+        images: rows of `facevae.data.images.list_images` per split.
+        bad: names of what is there but cannot be used, with the reason.
+        listing: the file that lists images: the partition file, or the labels of the pictures.
+        absent: names that it lists but that are not there; those in the partition file only of the
+            splits that lack images to reach their limit.
         beyond_limit: number of images that the limit of a split leaves out.
         attributes: the attributes' names; empty if the source has no attribute file.
         labels: rows of `facevae.data.celeba.Attributes.packed` for `images`, per split; empty if
             the source has no attribute file.
     """
 
+    store: Path
+    splits: Path
+    remedy: str
     images: dict[str, np.ndarray]
     bad: dict[str, str]
+    listing: Path
+    absent: list[str]
     beyond_limit: dict[str, int]
     attributes: tuple[str, ...]
     labels: dict[str, np.ndarray]
 
 
-def _plan(source: Path, limit: Limit) -> _Plan:
-    check_source(source, "celeba")
-    images = list_images(source)
+def _plan_celeba(source: Path, limit: Limit) -> _Plan:
+    copy = find_celeba(source)
+    images = list_images(copy.images)
     names = images["name"]
-    listed = read_partition(source / PARTITION)
-    everything = np.sort(np.concatenate(list(listed.values())))
+    members = read_partition(copy.partition)
+    listed = np.concatenate(list(members.values()))
+    order = np.argsort(listed, kind="stable")
+    listed = listed[order]
+    rows = match(names, listed)
+    is_absent = np.ones(len(listed), bool)
+    is_absent[rows[rows >= 0]] = False
     twice = names[1:][names[1:] == names[:-1]]
     bad = {
         os.fsdecode(name): reason
         for which, reason in (
-            (everything[~_among(everything, names)], f"is in {PARTITION}, but there is no image"),
-            (names[~_among(names, everything)], f"is not in {PARTITION}, so it is in no split"),
+            (names[rows < 0], f"is not in {copy.partition.name}, so it is in no split"),
             (twice, "appears in the archive more than once"),
         )
         for name in which.tolist()
     }
-    chosen, beyond = {}, {}
-    for split, members in listed.items():
-        within = members[: getattr(limit, split)]
-        beyond[split] = len(members) - len(within)
-        chosen[split] = images[_among(names, within) & ~_among(names, twice)]
-    names_of, labels = _labels(source / ATTRIBUTES, chosen)
-    return _Plan(chosen, bad, beyond, names_of, labels)
+    # The split of each line, and none for an image without a line, whose row is -1.
+    split_of = np.append(
+        np.repeat(np.arange(len(SPLITS)), [*map(len, members.values())])[order], -1
+    )
+    chosen, beyond, absent = {}, {}, []
+    for number, split in enumerate(SPLITS):
+        there = images[(split_of[rows] == number) & ~_among(names, twice)]
+        most = getattr(limit, split)
+        chosen[split] = there[:most]
+        beyond[split] = len(there) - len(chosen[split])
+        if most is None or len(there) < most:
+            absent += listed[is_absent & (split_of[:-1] == number)].tolist()
+    names_of, labels = _labels(copy.attributes, chosen)
+    alone = f", or set data.layout: folder and data.source: {copy.images}, without lists"
+    return _Plan(
+        store=copy.images,
+        splits=copy.partition,
+        remedy=f" that are there; give it some in this file{alone if copy.images.is_dir() else ''}",
+        images=chosen,
+        bad=bad,
+        listing=copy.partition,
+        absent=[*map(os.fsdecode, absent)],
+        beyond_limit=beyond,
+        attributes=names_of,
+        labels=labels,
+    )
 
 
 def _plan_folder(source: Path, settings: Data) -> _Plan:
-    check_source(source, "folder")
+    check_folder(source)
     pictures, bad = list_pictures(source)
-    names = pictures["name"]
-    attributes, labels, unmatched = read_labels(source, names)
-    splits = np.array([split_of(name, settings.split_seed) for name in names.tolist()])
-    chosen, labels_of, beyond = {}, {}, {}
-    for split in SPLITS:
-        members = np.flatnonzero(splits == split)
-        within = members[: getattr(settings.limit, split)]
-        beyond[split] = len(members) - len(within)
+    names, path = pictures["name"], find_labels(source)
+    attributes, packed, absent = read_labels(path, names) if path else ((), None, [])
+    chosen, labels, beyond = {}, {}, {}
+    for split, rows in rows_of_splits(names, settings.split_seed).items():
+        within = rows[: getattr(settings.limit, split)]
+        beyond[split] = len(rows) - len(within)
         chosen[split] = pictures[within]
-        if attributes:
-            labels_of[split] = labels[within]
-    return _Plan(chosen, bad | unmatched, beyond, attributes, labels_of)
+        if packed is not None:
+            labels[split] = packed[within]
+    return _Plan(
+        store=source,
+        splits=source,
+        remedy=f" of its {len(pictures)}; add pictures, or try another data.split_seed",
+        images=chosen,
+        bad=bad,
+        listing=path or source,
+        absent=absent,
+        beyond_limit=beyond,
+        attributes=attributes,
+        labels=labels,
+    )
 
 
 def _labels(
-    path: Path, images: Mapping[str, np.ndarray]
+    path: Path | None, images: Mapping[str, np.ndarray]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The attributes' names and the packed labels per split; both empty without the file."""
-    if not path.is_file():
+    if path is None:
         return (), {}
     attributes = read_attributes(path)
     try:
         labels = {split: attributes.of(rows["name"]) for split, rows in images.items()}
     except KeyError as error:
         raise UserError(
-            f"{path}: has no line for {os.fsdecode(error.args[0])}; fetch the file again, or "
-            f"remove it from the folder to train without labels"
+            f"{path}: has no line for {printable(os.fsdecode(error.args[0]))}; fetch the file "
+            f"again, or remove it from the folder to train without labels"
         ) from None
     return attributes.names, labels
 
