@@ -186,7 +186,7 @@ def test_bad_input_folder_of_what_is_no_picture(pictures: Path, tmp_path: Path) 
         path = pictures / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    told = _refusal(pictures, tmp_path / "shards")
+    told = _refusal(pictures, tmp_path / "shards", on_bad_image="skip", max_bad_share=0.1)
     bad = {
         "phone.HEIC": "is a picture that is not read (.heic); save it as JPEG or PNG",
         "note.jpg": "is not a JPEG, PNG, WEBP, BMP or GIF image",
@@ -196,9 +196,11 @@ def test_bad_input_folder_of_what_is_no_picture(pictures: Path, tmp_path: Path) 
         "link": "is a link to a folder, which is not followed; copy the folder",
         "pipe.jpg": "cannot be read (Not a regular file)",
     }
-    assert f"{pictures}: 7 of 67 images cannot be used:" in told
+    assert f"{pictures}: 7 of 67 images cannot be used, more than" in told
     for name, reason in bad.items():
         assert f"  {name}: {reason}" in told
+    # What is known before any picture is read is refused then.
+    assert "2 of 67 images cannot be used:" in _refusal(pictures, tmp_path / "shards")
     manifest = _prepare(pictures, tmp_path / "shards", on_bad_image="skip", max_bad_share=0.2)
     assert manifest["skipped"]["bad"].keys() == bad.keys()
     assert _names(tmp_path / "shards") == _expected(NAMES, 1)
