@@ -480,6 +480,41 @@ def test_bad_input_images_are_all_looked_at_and_listed(
     assert "data.on_bad_image: skip" in told
 
 
+_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from helpers import data_settings
+from facevae.common.errors import UserError
+from facevae.data.images import list_images
+from facevae.data.preparation import ShardTask, write_shard
+
+store, target = map(Path, sys.argv[1:])
+settings = data_settings(crop="none", on_bad_image="skip")
+task = ShardTask(settings, str(store), str(target), list_images(store))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 50 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    write_shard(task)
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux' /proc")
+def test_bad_input_is_no_image_for_which_memory_is_lacking(project: Path, tmp_path: Path) -> None:
+    """Not even with skip: on another machine the shards would be others."""
+    store = tmp_path / "images"
+    store.mkdir()
+    (store / "000001.png").write_bytes(_file(Image.new("RGB", (5800, 5700)), "PNG"))
+    done = subprocess.run(
+        [sys.executable, "-c", _WITH_LITTLE_MEMORY, store, tmp_path / "shard"],
+        cwd=project / "tests", text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert f"{store}: there is not enough memory to decode 000001.png" in done.stdout, done.stderr
+    assert not (tmp_path / "shard").exists()
+
+
 def test_bad_input_of_which_there_is_much_is_cut_to_twenty(
     copy: Path, tmp_path: Path, jpegs: dict[str, bytes]
 ) -> None:

@@ -120,6 +120,17 @@ def _quoted(parts: Parts) -> None:
             csv.writer(file, quoting=csv.QUOTE_ALL).writerows(rows)
 
 
+def _written_by_pandas(parts: Parts) -> None:
+    """With the numbers of rows in front."""
+    parts.pack(ARCHIVE)
+    parts.csv_lists()
+    for name in (PARTITION, ATTRIBUTES):
+        path = parts.folder / f"{name}.csv"
+        head, *lines = path.read_text().splitlines()
+        numbered = [f"{number},{line}" for number, line in enumerate(lines)]
+        path.write_text("\n".join([f",{head}", *numbered]))
+
+
 def _commas_in_txt(parts: Parts) -> None:
     parts.pack(ARCHIVE)
     parts.csv_lists()
@@ -234,6 +245,7 @@ def _links(parts: Parts) -> None:
 
 SHAPES = [
     _kaggle, _kaggle_after_excel, _kaggle_partition_beside_the_authors_attributes, _quoted,
+    _written_by_pandas,
     _commas_in_txt, _authors, _authors_one_folder_up, _authors_unpacked, _torchvision,
     _byte_order_marks, _utf_16, _files_of_macos_and_windows, _archive_made_by_macos,
     _paths_in_lists, _lists_without_endings, _links,
@@ -579,6 +591,21 @@ def test_copies_with_names_that_control_a_terminal_are_listed_as_escapes(
     assert "has images in several folders (a\\x1b[2J, b\\n)" in told
 
 
+@pytest.mark.parametrize("end", ["txt", "csv"])
+def test_copies_may_have_blanks_and_commas_in_names(tmp_path: Path, end: str) -> None:
+    names = ["IMG 0001.jpg", "a,  b c.webp", "x.y 1.PNG", "1 -1.jpg"]
+    partition, attributes = tmp_path / f"p.{end}", tmp_path / f"a.{end}"
+    if end == "txt":
+        partition.write_text("".join(f" {name}\t0 \n" for name in names))
+        attributes.write_text("4\nA.a B.b\n" + "".join(f"{name}  1 -1\n" for name in names))
+    else:
+        partition.write_text("image_id,partition\n" + "".join(f'"{name}",0\n' for name in names))
+        attributes.write_text("image_id,A,B\n" + "".join(f'"{name}",1,-1\n' for name in names))
+    expected = sorted(name.encode() for name in names)
+    assert read_partition(partition)["train"].tolist() == expected
+    assert read_attributes(attributes).images.tolist() == expected
+
+
 def test_copies_keep_their_lists_order_of_attributes(parts: Parts) -> None:
     parts.csv_lists()
     parts.lists()
@@ -652,11 +679,12 @@ def test_dvc_does_not_look_at_what_is_not_read(project: Path) -> None:
     junk = [
         ".DS_Store", "._000001.jpg", "Thumbs.db", "desktop.ini", "__MACOSX/img/._000001.jpg",
         "@eaDir/000001.jpg", "$RECYCLE.BIN/000001.jpg", "System Volume Information/1", ".directory",
+        "000001.jpg:Zone.Identifier", "Icon\r",
     ]  # fmt: skip
     read = [ARCHIVE, f"{PARTITION}.csv", f"{ATTRIBUTES}.txt", f"{FOLDER}/000001.jpg"]
     paths = [f"data/mine/{name}" for name in [*junk, *read]]
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "check-ignore", *paths],
-        cwd=project, text=True, capture_output=True, check=False,
+        cwd=project, capture_output=True, check=False,
     )  # fmt: skip
-    assert done.stdout.splitlines() == paths[: len(junk)], done.stderr
+    assert done.stdout.decode().split("\n")[:-1] == paths[: len(junk)], done.stderr

@@ -320,8 +320,10 @@ def read_attributes(path: Path) -> Attributes:
     lines = read_rows(path)
     _, head = next(lines, (0, []))
     announced = head[0] if len(head) == 1 and head[0].isdecimal() else None
-    # In a file without the number of images, the names have a name of their own: image_id.
-    names = tuple(head[1:] if announced is None else next(lines, (0, []))[1])
+    if announced is None:
+        names = tuple(head[1:])  # the first column is called image_id
+    else:
+        names = tuple(" ".join(next(lines, (0, []))[1]).split())
     width, count = len(names), 0
     no_head = UserError(
         f"{path}: does not begin with the number of images and, on line 2, the attributes' names; "

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import itertools
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ _MAX_LINE = 2**20  # characters; the longest lines of CelebA's lists have a few 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The number and the fields of each line of a list that is not empty.
 
-    Fields are separated by blanks; or, if the first line has any, by commas or semicolons.
+    Fields are separated by blanks; or, if the first line has any, by commas or semicolons. A file's
+    name in front may have blanks, if it has an ending.
 
     Raises:
         UserError: the file is not text, or cannot be read.
@@ -36,23 +38,33 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             if not number:
                 return
             separator = next((each for each in ",;" if each in first), None)
-            if separator is None or is_image(first.split()[0]):
-                yield number, first.split()
+            if separator is None or is_image(_words(first)[0]):
+                yield number, _words(first)
                 for number, line in lines:
-                    if fields := line.split():
+                    if fields := _words(line):
                         yield number, fields
                 return
             remaining = itertools.chain([first], (line for _, line in lines))
             reader = csv.reader(remaining, delimiter=separator, skipinitialspace=True, strict=True)
-            for fields in reader:
-                if any(fields):
-                    yield number + reader.line_num - 1, [field.strip() for field in fields]
+            start = None
+            for fields in filter(any, reader):
+                if start is None:
+                    start = int(not fields[0])  # pandas counts rows in a column without a name
+                yield number + reader.line_num - 1, [field.strip() for field in fields[start:]]
     except csv.Error as error:
         raise UserError(f"{path}: is not a list with fields between commas ({error})") from None
     except UnicodeError:
         raise UserError(f"{path}: is not a text file in UTF-8; fetch it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+_NAME = re.compile(r"\s*(\S.*\.[A-Za-z]\w*)(?:\s+(.*))?$", re.DOTALL)
+
+
+def _words(line: str) -> list[str]:
+    named = _NAME.match(line)
+    return [named[1], *(named[2] or "").split()] if named else line.split()
 
 
 def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
@@ -79,8 +91,8 @@ def match(names: np.ndarray, listed: np.ndarray) -> np.ndarray:
     """
     rows = _equal(names, listed)
     without = np.flatnonzero(rows < 0)
-    free = np.setdiff1d(np.arange(len(listed)), rows)
-    if len(without) and len(free):
+    free = np.setdiff1d(np.arange(len(listed)), rows) if len(without) else without
+    if len(free):
         plain, place, count = _plain(listed[free])
         plain, free = plain[count == 1], free[place[count == 1]]
         own, place, count = _plain(names[without])
