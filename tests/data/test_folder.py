@@ -182,7 +182,7 @@ def test_bad_input_folder_of_what_is_no_picture(pictures: Path, tmp_path: Path) 
     (pictures / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (pictures / "link").symlink_to(_write(tmp_path / "others", ["a.jpg"]))
     os.mkfifo(pictures / "pipe.jpg")
-    for name in ("note.txt", "._1.jpg", "__MACOSX/1.jpg", ".thumbnails/1.jpg", "Thumbs.db"):
+    for name in ("note.txt", "._1.jpg", "__MACOSX/1.jpg", "@eaDir/1.jpg", "Thumbs.db"):
         path = pictures / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
@@ -216,6 +216,11 @@ def test_folder_names_that_are_not_text(tmp_path: Path) -> None:
     assert "1 of 61 images cannot be used" in _refusal(source, tmp_path / "shards")
 
 
+def _file(folder: Path) -> None:
+    folder.rmdir()
+    folder.write_bytes(_picture())
+
+
 def _empty(folder: Path) -> None:
     (folder / "notes.txt").write_bytes(b"")
 
@@ -233,6 +238,7 @@ def _few(folder: Path) -> None:
     ("make", "sentence"),
     [
         (Path.rmdir, "there is no folder {}; name the folder of the pictures"),
+        (_file, "{} is not a folder; name the folder that it is in"),
         (_empty, "{} has no pictures (.jpg, .jpeg,"),
         (
             _celeba,

@@ -295,14 +295,6 @@ _HAS, _LACKS, _UNKNOWN = 1, 2, 0
 _LABELS = {"1": _HAS, "-1": _LACKS, "0": _UNKNOWN}
 
 
-def _name_and_labels(fields: list[str], width: int) -> tuple[str, list[str]]:
-    """A line's name, which may have blanks but does not end in a label, and what follows it."""
-    *name, last = fields[: max(1, len(fields) - width)]
-    if name and last in _LABELS:
-        return fields[0], fields[1:]
-    return " ".join([*name, last]), fields[len(name) + 1 :]
-
-
 def read_attributes(path: Path) -> Attributes:
     """Read a list_attr_celeba.txt or .csv into a few bytes per image.
 
@@ -331,8 +323,7 @@ def read_attributes(path: Path) -> Attributes:
     )
     if not names or not all(names) or len(set(names)) < width:
         raise no_head
-    for number, line in lines:
-        image, fields = _name_and_labels(line, width)
+    for number, (image, *fields) in lines:
         if announced is None and not count and len(fields) != width:
             raise no_head
         try:
@@ -342,7 +333,7 @@ def read_attributes(path: Path) -> Attributes:
         if len(row) != width or not image:
             raise UserError(
                 f"{path}: line {number}: expected '000001.jpg' and {width} times 1 or -1 "
-                f"(0: unknown), found {' '.join(line)[:80]!r}"
+                f"(0: unknown), found {' '.join([image, *fields])[:80]!r}"
             )
         images.append(image.encode())
         values += row

@@ -4,8 +4,8 @@
     list_attr_celeba.txt    optional: labels, in the form of CelebA's file of this name
 
 The name of a picture is its path in the folder, such as "holiday/IMG 0001.jpg". Names of subfolders
-mean nothing. Files with other endings are left out, as are files and folders that a system has
-hidden: those whose names begin with a dot, and __MACOSX.
+mean nothing. Files with other endings are left out, as are files and folders that systems have
+hidden: those whose names begin with a dot, and `_OF_SYSTEMS`.
 """
 
 import hashlib
@@ -32,6 +32,9 @@ ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # Pictures, too: they are listed as bad, because leaving them out would go unnoticed.
 _OTHER_ENDINGS = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff")
+
+# Folders with copies, thumbnails or what was deleted, of macOS, Synology and Windows.
+_OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 
 _SPLIT_OF_TENTH = ("train",) * 8 + ("validation", "test")
 _LOOKED_AT = 1000  # files, to tell what a folder is
@@ -69,12 +72,15 @@ def check_folder(source: Path) -> None:
     Raises:
         UserError: there are none, or they are a copy of CelebA; the message says what to do.
     """
-    if not source.exists():
-        raise UserError(
-            f"data.source: there is no folder {source}; name the folder of the pictures"
-        )
-    if not source.is_dir():
-        raise UserError(f"data.source: {source} is not a folder; name the folder that it is in")
+    try:
+        if not source.exists():
+            raise UserError(
+                f"data.source: there is no folder {source}; name the folder of the pictures"
+            )
+        if not source.is_dir():
+            raise UserError(f"data.source: {source} is not a folder; name the folder that it is in")
+    except OSError as error:
+        raise UserError(f"data.source: {source}: cannot be read ({error.strerror})") from None
     try:
         copy = find_copy(source)
     except UserError:
@@ -95,9 +101,9 @@ def _looks_plain(source: Path) -> bool:
     """Whether a folder has pictures and no list of their splits."""
     try:
         names = [*itertools.islice(_files(source), _LOOKED_AT)] if source.is_dir() else []
-    except UserError:
+    except (UserError, OSError):
         return False
-    listed = any(Path(name).stem.casefold() == Path(PARTITION).stem for name in names)
+    listed = any(Path(name).name.casefold().startswith(Path(PARTITION).stem) for name in names)
     return not listed and any(map(_is_picture, names))
 
 
@@ -124,7 +130,7 @@ def _files(source: Path, links: list[str] | None = None) -> Iterator[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def _ending(name: str) -> str:
