@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import CHANNELS
-from facevae.shards.records import find_damage, read_manifest
+from facevae.shards.records import find_damage, read_manifest, signed_labels
 
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
 SHUFFLE_BUFFER = 2048
@@ -70,8 +70,7 @@ class Shards:
         entry = self._labels[split]
         if entry is None:
             return np.zeros((self.counts[split], 0), np.int8)
-        stored = np.load(self.folder / entry["file"])
-        labels = np.where(stored, 1, -1).astype(np.int8) if stored.dtype == bool else stored
+        labels = signed_labels(np.load(self.folder / entry["file"]))
         if attributes is None:
             return labels
         return labels[:, [self.attributes.index(name) for name in attributes]]

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import numpy as np
 
 from facevae.common.errors import UserError
 
@@ -103,6 +104,11 @@ def read_manifest(shards: Path) -> dict[str, Any]:
                     f"{file}: has {size} bytes and should have {entry['bytes']}; {_WRITE_AGAIN}"
                 )
     return manifest
+
+
+def signed_labels(stored: np.ndarray) -> np.ndarray:
+    """What a file of labels holds, as int8: 1 if the image has the attribute, -1 if not, else 0."""
+    return np.where(stored, 1, -1).astype(np.int8) if stored.dtype == bool else stored
 
 
 def find_damage(path: Path) -> str | None:
