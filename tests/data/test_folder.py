@@ -151,7 +151,7 @@ def test_folder_takes_the_photographs_of_large_cameras() -> None:
 def test_folder_labels_are_optional_and_unknown_without_a_line(
     pictures: Path, tmp_path: Path
 ) -> None:
-    """Names with blanks and folders; unknown labels; pictures without a line; a name in any case."""
+    """Names with blanks and folders; unknown labels; pictures without a line; any case."""
     assert _prepare(pictures, tmp_path / "none")["attributes"] == []
     told = {name: [(1, -1, 0)[n % 3], -1] for n, name in enumerate(NAMES) if n % 2}
     lines = [f"{name}  {first} {second}" for name, (first, second) in told.items()]
