@@ -151,12 +151,12 @@ def test_folder_takes_the_photographs_of_large_cameras() -> None:
 def test_folder_labels_are_optional_and_unknown_without_a_line(
     pictures: Path, tmp_path: Path
 ) -> None:
-    """Names with blanks and folders; a label that is not known; pictures without a line."""
+    """Names with blanks and folders; unknown labels; pictures without a line; any case."""
     assert _prepare(pictures, tmp_path / "none")["attributes"] == []
     told = {name: [(1, -1, 0)[n % 3], -1] for n, name in enumerate(NAMES) if n % 2}
     lines = [f"{name}  {first} {second}" for name, (first, second) in told.items()]
     text = "\r\n".join([f"{len(told)}", "Smiling Old", *lines, ""])
-    (pictures / ATTRIBUTES).write_text(text, encoding="utf-8")
+    (pictures / ATTRIBUTES.title()).write_text(text, encoding="utf-8")
     manifest = _prepare(pictures, tmp_path / "shards")
     assert manifest["attributes"] == ["Smiling", "Old"]
     for split, names in _expected(NAMES, 1).items():

@@ -214,7 +214,7 @@ def _remedy(source: Path, places: list[_Place], name: str) -> str:
             continue
         if whole:
             return f"; the folder {folder} has both: name it in data.source"
-    if name == FOLDER and places[0].images:
+    if name == FOLDER and places[0].images and _find_list(places, PARTITION):
         return f"; there are images in the folder itself: move them into a folder {FOLDER} in it"
     for place in places:
         for each in place.names:

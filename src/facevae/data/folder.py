@@ -179,9 +179,10 @@ def rows_of_splits(names: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 
 
 def find_labels(source: Path) -> Path | None:
-    """The file of labels in a folder of pictures: CelebA's, as .txt or as .csv."""
-    files = [source / ATTRIBUTES, (source / ATTRIBUTES).with_suffix(".csv")]
-    return next((file for file in files if file.is_file()), None)
+    """The file of labels in a folder of pictures: CelebA's, as .txt or as .csv, in any case."""
+    there = {file.name.casefold(): file for file in source.iterdir()}
+    found = [there.get(f"{Path(ATTRIBUTES).stem}{ending}") for ending in (".txt", ".csv")]
+    return next(filter(None, found), None)
 
 
 def read_labels(path: Path, names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, list[str]]:

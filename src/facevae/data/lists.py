@@ -125,3 +125,11 @@ def _plain(names: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             unicodedata.normalize("NFC", stem.casefold()).encode("utf-8", "surrogateescape")
         )
     return np.unique(np.array(made, "S"), return_index=True, return_counts=True)
+
+
+def among(names: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each name is among the sorted `others`: `np.isin` in a tenth of its memory."""
+    if not len(others):
+        return np.zeros(len(names), bool)
+    places = np.searchsorted(others, names)
+    return others[np.minimum(places, len(others) - 1)] == names
