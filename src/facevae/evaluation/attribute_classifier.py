@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from facevae.common.blocks import Images, blocks, images_at_once
 from facevae.common.errors import UserError
 from facevae.common.parameters import CHANNELS
 from facevae.model.layers import MOMENTUM, FusedBatchNormalization, ZeroBiasGradConv2D
@@ -112,7 +113,7 @@ def train_classifier(
 
 def probabilities(network: AttributeClassifier, shards: Shards, split: str) -> np.ndarray:
     """Predicted probabilities for each image of a split, (images, attributes) float32."""
-    return _outputs(network, images(shards, split, _BATCH_SIZE))
+    return _outputs(network, images(shards, split, images_at_once(shards.image_size, _BATCH_SIZE)))
 
 
 def _outputs(network: keras.Model, batches: Iterable[Any]) -> np.ndarray:
@@ -217,11 +218,11 @@ def load_classifier(folder: Path) -> AttributeClassifier | None:
         ) from None
 
 
-def features(network: AttributeClassifier, pictures: np.ndarray) -> np.ndarray:
+def features(network: AttributeClassifier, pictures: Images) -> np.ndarray:
     """The network's feature vectors of images, (count, `FEATURES`) float32.
 
     Args:
         pictures: (count, size, size, 3) in [0, 1], of the size that the network was trained on.
     """
-    starts = range(0, len(pictures), _BATCH_SIZE)
-    return _outputs(network.features, (pictures[start : start + _BATCH_SIZE] for start in starts))
+    at_once = images_at_once(pictures.shape[1], _BATCH_SIZE)
+    return _outputs(network.features, (pictures[part] for part in blocks(len(pictures), at_once)))
