@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ try:
 
     from facevae.common.errors import StoppedError, UserError
     from facevae.common.parameters import VARIANTS, Parameters, load_parameters
+    from facevae.common.runtime import before_abort
 except ModuleNotFoundError as error:
     sys.exit(
         f"{sys.executable} lacks the package {error.name}: run `make repro`, which builds the "
@@ -68,7 +70,11 @@ def arguments(
         parser.add_argument(flag, required=True, type=Path, metavar="PATH", help=text)
     options = parser.parse_args()
     parameters = load_parameters(options.params)
+    _read.append(parameters)
     return options, parameters.variant(options.variant) if variant else parameters
+
+
+_read: list[Parameters] = []  # by `arguments`
 
 
 # The error numbers of a full disk, a read-only disk, a folder of somebody else.
@@ -76,11 +82,13 @@ _ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; a UserError, or a disk that refuses, becomes a sentence and exit status 2.
+    """Run a stage; a UserError, a disk that refuses, or too little memory becomes a sentence and
+    exit status 2.
 
     A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
     plus the signal's number, as shells do.
     """
+    before_abort(_before_abort)
     try:
         try:
             stage()
@@ -91,8 +99,7 @@ def run(stage: Callable[[], None]) -> None:
                 ) from None
             raise
     except UserError as error:
-        _restore_outputs()
-        print(error, file=sys.stderr)
+        _refuse(str(error))
         sys.exit(2)
     except StoppedError as error:
         print(f"{error}; the same command again goes on from there", file=sys.stderr)
@@ -101,6 +108,30 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the memory that has run out
+        from facevae.memory.host import is_shortage, shortage
+
+        if not _read or not is_shortage(error):
+            raise
+        _refuse(shortage(_read[-1]))
+        sys.exit(2)
+
+
+def _refuse(sentence: str) -> None:
+    _restore_outputs()
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _before_abort(no_memory: bool) -> None:
+    from facevae.common.limits import address_space_is_used_up
+    from facevae.memory.host import shortage
+
+    no_memory = no_memory or address_space_is_used_up()
+    # Behind a progress bar, which cannot be closed any more.
+    _refuse(f"\n{'' if no_memory else 'aborted, see above; perhaps '}{shortage(_read[-1])}")
+    if no_memory:
+        os._exit(2)
 
 
 def _restore_outputs() -> None:
