@@ -224,3 +224,22 @@ def test_out_of_memory_where_nothing_is_left_is_a_sentence(
     done = _run(project, tmp_path, code, kilobytes="600000")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("out of memory: this process may use 586 MiB")
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "written"),
+    [
+        ("train", ["--model=m.keras", "--history=h.csv"], {"m.keras", "h.csv", ".facevae"}),
+        ("cost", ["--metrics=cost.json"], {"cost.json"}),
+    ],
+)
+def test_out_of_memory_is_refused_before_a_step_is_tried(
+    stage, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture,
+    name: str, others: list[str], written: set[str],
+) -> None:  # fmt: skip
+    of_data = [f"--shards={shards}"] if name == "train" else []
+    large = {"latent_size": 10**8}
+    assert stage(name, "--variant=direct", *others, *of_data, encoder=large) == 2
+    told = capfd.readouterr().err
+    assert re.fullmatch(r"training with a batch of 32 .*: more than .*`make fits VRAM=.*\n", told)
+    assert not written & {path.name for path in tmp_path.iterdir()}
