@@ -15,6 +15,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ try:
     from facevae.common.files import atomic_write, target_of
     from facevae.common.parameters import VARIANTS, Parameters, load_parameters
     from facevae.common.requests import check_inception_weights
+    from facevae.common.runtime import before_abort
 except ModuleNotFoundError as error:
     sys.exit(
         f"{sys.executable} lacks the package {error.name}: run `make repro`, which builds the "
@@ -89,6 +91,7 @@ def arguments(
     _inputs.extend(Path(getattr(options, name)) for name in ("params", *names))
     _outputs.extend(getattr(options, name) for name in paths)
     parameters = load_parameters(options.params)
+    _parameters.append(parameters)
     content = parameters.content()
     _inputs.append(Path(content["data"]["source"]))
     _refuse_links([getattr(options, name) for name in (*names, *paths)])
@@ -102,6 +105,7 @@ def arguments(
     return options, parameters.variant(options.variant) if variant else parameters
 
 
+_parameters: list[Parameters] = []  # of the stage, when they are read
 _inputs: list[Path] = []  # what the stage reads, as far as it is known
 _outputs: list[Path] = []  # and what it writes
 
@@ -140,13 +144,15 @@ def _sentence(error: OSError) -> str | None:
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; a UserError, or a file that a disk refuses, becomes a sentence and status 2.
+    """Run a stage; a UserError, a file that a disk refuses, or too little memory becomes a sentence
+    and exit status 2.
 
     A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
     plus the signal's number, as shells do. So does one that Ctrl-C or SIGTERM has interrupted, when
     its temporary files are deleted. Whatever stops a stage, its outputs are as before.
     """
     stage = _open_to_signals(stage)
+    before_abort(_before_abort)
     try:
         try:
             with _outputs_kept():
@@ -165,12 +171,35 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the memory that has run out
+        from facevae.memory.host import is_shortage, shortage
+
+        if not _parameters or not is_shortage(error):
+            raise
+        print(shortage(_parameters[-1]), file=sys.stderr)
+        sys.exit(2)
     finally:
         # Python is ending, and would show where Ctrl-C has met it. A training that is complete, see
         # `stop_on_signals`, ends as if there were none.
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) in (signal.default_int_handler, _interrupt):
                 signal.signal(number, signal.SIG_DFL)
+
+
+def _before_abort(no_memory: bool) -> None:
+    from facevae.common.limits import address_space_is_used_up
+    from facevae.memory.host import shortage
+
+    if stage := os.environ.get("DVC_STAGE"):
+        with contextlib.suppress(OSError):
+            _restore_outputs(stage)
+    no_memory = no_memory or address_space_is_used_up()
+    reason = "" if no_memory else "aborted, see above; perhaps "
+    # Behind a progress bar, which cannot be closed any more.
+    print(f"\n{reason}{shortage(_parameters[-1])}", file=sys.stderr, flush=True)
+    if no_memory:
+        os._exit(2)
 
 
 def _open_to_signals(stage: Callable[[], None]) -> Callable[[], None]:

@@ -32,7 +32,7 @@ def main() -> None:
         metrics = evaluate(
             load_model(options.model),
             shards,
-            batch_size=train.batch_size // train.accumulation_steps,  # a size that fits in memory
+            batch_size=train.batch_size // train.accumulation_steps,
             prior=load_prior(options.prior),
             attribute_classifier=load_classifier(options.attributes),
             inception_weights=inception_weights,

@@ -1,6 +1,7 @@
 """Train one variant of the VAE and write the model and its history."""
 
 import os
+import sys
 
 from _stage import PROJECT, arguments, code_of, run, state_folder, stop_on_signals
 from facevae.common.runtime import load_tensorflow
@@ -19,12 +20,19 @@ def main() -> None:
     caller = os.getppid()
 
     load_tensorflow()
-    from facevae.shards.batches import Shards
+    from facevae.memory.host import check_training, of_one_device
+    from facevae.shards.batches import Shards, held_while_training
+    from facevae.training.devices import device_count
     from facevae.training.session import run_training
 
+    shards = Shards(options.shards)
+    of_one = of_one_device(parameters, shards.image_size, device_count(cluster))
+    held = held_while_training(shards, parameters.train.batch_size)
+    if warning := check_training(of_one, held):
+        print(warning, file=sys.stderr)
     run_training(
         parameters,
-        Shards(options.shards),
+        shards,
         cluster,
         model=options.model,
         history=options.history,

@@ -20,11 +20,13 @@ from facevae.evaluation.latent_units import active_units
 from facevae.evaluation.likelihood import importance_weighted_bits_per_dimension
 from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 from facevae.latent.generation import (
-    interpolations,
+    codes_with_directions,
+    decoded,
+    interpolation_codes,
+    mean_codes,
     prior_codes,
     reconstructions,
     samples,
-    with_directions,
 )
 from facevae.latent.priors import normal_prior
 from facevae.model.vae import VAE
@@ -130,7 +132,7 @@ def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path)
 def test_evaluation_takes_another_family_from_the_list(
     vae: VAE, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    another = OfImageSets("samples", lambda sets: {"brightness": sets.generated.mean()})
+    another = OfImageSets("samples", lambda sets: {"brightness": sets.generated[:].mean()})
     expected = evaluate(vae, Shards(shards), batch_size=4)
     monkeypatch.setattr(evaluate_module, "FAMILIES", (*evaluate_module.FAMILIES, another))
     got = evaluate(vae, Shards(shards), batch_size=4)
@@ -171,7 +173,8 @@ def test_samples_of_all_models_have_the_same_latent_codes(vae: VAE) -> None:
 
 def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
     test = load_images(Shards(shards), "test")
-    lines = interpolations(vae, test[:2], test[2:4], 5).reshape(2, 5, 16, 16, 3)
+    codes = mean_codes(vae, test[:4])
+    lines = decoded(vae, interpolation_codes(codes[:2], codes[2:], 5))[:].reshape(2, 5, 16, 16, 3)
     np.testing.assert_allclose(lines[:, 0], reconstructions(vae, test[:2]), atol=1e-5)
     np.testing.assert_allclose(lines[:, -1], reconstructions(vae, test[2:4]), atol=1e-5)
     mu = np.asarray(vae.encode(test)[0])
@@ -181,8 +184,9 @@ def test_interpolations_end_at_the_two_faces(vae: VAE, shards: Path) -> None:
 def test_directions_are_added_in_z(vae: VAE, shards: Path) -> None:
     test = load_images(Shards(shards), "test", 2)
     directions = np.array([[0, 0, 0, 0], [1, -2, 0, 3]], np.float32)
-    shown = with_directions(vae, test, directions)
-    assert shown.shape == (2, 2, 16, 16, 3)
+    made = decoded(vae, codes_with_directions(mean_codes(vae, test), directions))
+    assert made.shape == (4, 16, 16, 3)
+    shown = made[:].reshape(2, 2, 16, 16, 3)
     np.testing.assert_allclose(shown[:, 0], reconstructions(vae, test), atol=1e-5)
     mu = np.asarray(vae.encode(test)[0])
     np.testing.assert_allclose(shown[:, 1], vae.decoder(mu + directions[1]), atol=1e-5)

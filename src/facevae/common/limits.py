@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,8 +65,49 @@ def worker_processes(root: Path = Path("/")) -> int:
     return min(cores, int(allowed)) if allowed else cores
 
 
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes of memory and swap that this process may use; None where the system does not tell.
+
+    The smallest of what the machine has, of the limits of its control groups, and of its own limit
+    (`ulimit -v`).
+
+    Args:
+        root: of the file system that tells.
+    """
+    machine = {}
+    for line in _lines(root / "proc" / "meminfo"):
+        if entry := re.fullmatch(r"(MemTotal|SwapTotal): +([0-9]+) kB", line):
+            machine[entry[1]] = int(entry[2]) * 1024
+    if "MemTotal" not in machine:
+        return None
+    memory, swap, both = [machine["MemTotal"]], [machine.get("SwapTotal", 0)], []
+    for group in control_groups("memory", root):
+        memory += _number(group / "memory.max") + _number(group / "memory.limit_in_bytes")
+        swap += _number(group / "memory.swap.max")
+        both += _number(group / "memory.memsw.limit_in_bytes")
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    both += [own] if own != resource.RLIM_INFINITY else []
+    return min([min(memory) + min(swap), *both])
+
+
+_THREAD = 128 * 2**20  # bytes of address space that a new thread may need, with its heap
+
+
+def address_space_is_used_up() -> bool:
+    """Whether `ulimit -v` leaves this process too little for one more thread."""
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    pages = [int(line.split()[0]) for line in _lines(Path("/proc/self/statm"))]
+    used = sum(pages) * resource.getpagesize()
+    return own != resource.RLIM_INFINITY and used + _THREAD > own
+
+
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def _number(file: Path) -> list[int]:
+    """The number in a file; nothing if there is none, or "max"."""
+    return [int(line) for line in _lines(file) if line.isdecimal()]

@@ -7,6 +7,7 @@ them.
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,18 @@ def device_name() -> str:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"GPU {details.get('device_name', 'of unknown name')}"
     return f"CPU {processor_name()}, {os.cpu_count()} cores"
+
+
+def card_memory() -> int | None:
+    """Memory of the smallest NVIDIA card, bytes, as its driver's `nvidia-smi` tells it."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    if chosen := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command.append(f"--id={chosen}")
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return min(int(line) for line in told.stdout.splitlines()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def describe_machine() -> dict[str, Any]:

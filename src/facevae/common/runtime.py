@@ -1,11 +1,17 @@
 """What a process sets up before it works: TensorFlow, determinism, progress bars."""
 
 import contextlib
+import ctypes
+import faulthandler
+import mmap
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
@@ -103,6 +109,63 @@ def load_tensorflow() -> None:
     finally:
         for name in unneeded:
             del sys.modules[name]
+
+
+class _TypeOfException(ctypes.Structure):
+    _fields_ = (("table", ctypes.c_void_p), ("name", ctypes.c_char_p))
+
+
+_kept: list[Any] = []  # what C refers to
+_RESERVE = 64 * 2**20  # bytes of address space, given back when there is no more: to tell it with
+
+
+def before_abort(act: Callable[[bool], None]) -> None:
+    """Have a function called where C or C++ aborts this process, before it ends.
+
+    Where memory runs out, kernels of TensorFlow throw std::bad_alloc in threads of their own, where
+    nothing catches it, and threads cannot be started. Python's own handlers of signals run too late
+    for that. Under Python's faulthandler, and without GNU's C++ library, this does nothing.
+
+    Args:
+        act: called with whether the reason is std::bad_alloc.
+    """
+    try:
+        library = ctypes.CDLL("libstdc++.so.6")
+    except OSError:
+        return
+    if faulthandler.is_enabled():
+        return
+    thrown = library.__getattr__("__cxa_current_exception_type")
+    thrown.restype = ctypes.POINTER(_TypeOfException)
+    set_terminate = library.__getattr__("_ZSt13set_terminatePFvvE")
+    set_terminate.restype = ctypes.CFUNCTYPE(None)
+
+    acting: list[int] = []
+    reserve = mmap.mmap(-1, _RESERVE)
+
+    def act_once(no_memory: bool) -> None:
+        if not acting:
+            acting.append(threading.get_ident())
+            reserve.close()
+            act(no_memory)
+        elif acting[0] != threading.get_ident():
+            time.sleep(60)  # several threads may fail at once; the first is still at work
+
+    @ctypes.CFUNCTYPE(None)
+    def terminate() -> None:
+        kind = thrown()
+        if kind and kind.contents.name == b"St9bad_alloc":
+            act_once(True)
+        before()
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def aborting(number: int) -> None:
+        act_once(False)
+        library.signal(number, ctypes.c_void_p(None))  # the system's own action
+
+    before = set_terminate(terminate)
+    library.signal(signal.SIGABRT, aborting)
+    _kept.extend([terminate, aborting])
 
 
 def progress_bar(description: str, unit: str, total: int, done: int = 0) -> tqdm:

@@ -18,6 +18,7 @@ from facevae.common.parameters import CHANNELS
 from facevae.model.layers import MOMENTUM, FusedBatchNormalization, ZeroBiasGradConv2D
 from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, images, labelled_batches
+from facevae.shards.blocks import Images, blocks, images_at_once
 
 FEATURES = 128  # size of an image's feature vector
 
@@ -140,7 +141,7 @@ def train_classifier(
 
 def probabilities(network: AttributeClassifier, shards: Shards, split: str) -> np.ndarray:
     """Predicted probabilities for each image of a split, (images, attributes) float32."""
-    return _outputs(network, images(shards, split, _BATCH_SIZE))
+    return _outputs(network, images(shards, split, images_at_once(shards.image_size, _BATCH_SIZE)))
 
 
 def _outputs(network: keras.Model, batches: Iterable[Any]) -> np.ndarray:
@@ -254,11 +255,11 @@ def load_classifier(folder: Path) -> AttributeClassifier | None:
         ) from None
 
 
-def features(network: AttributeClassifier, pictures: np.ndarray) -> np.ndarray:
+def features(network: AttributeClassifier, pictures: Images) -> np.ndarray:
     """The network's feature vectors of images, (count, `FEATURES`) float32.
 
     Args:
         pictures: (count, size, size, 3) in [0, 1], of the size that the network was trained on.
     """
-    starts = range(0, len(pictures), _BATCH_SIZE)
-    return _outputs(network.features, (pictures[start : start + _BATCH_SIZE] for start in starts))
+    at_once = images_at_once(pictures.shape[1], _BATCH_SIZE)
+    return _outputs(network.features, (pictures[part] for part in blocks(len(pictures), at_once)))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from facevae.evaluation.attribute_classifier import features
-from facevae.evaluation.image_metrics import blocks
 from facevae.evaluation.inception import inception_features, load_inception
 from facevae.evaluation.inputs import ImageSets
+from facevae.shards.blocks import blocks
 
 NEIGHBOURS = 3  # of precision and recall; a set has more images
+_AT_ONCE = 64  # points whose distances to all others are computed at a time
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
@@ -50,12 +51,12 @@ def _coverage(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> floa
         [
             # Index 0 is the point itself.
             np.partition(_squared_distances(manifold[block], manifold), neighbours)[:, neighbours]
-            for block in blocks(len(manifold))
+            for block in blocks(len(manifold), _AT_ONCE)
         ]
     )
     inside = [
         (_squared_distances(points[block], manifold) <= radii).any(axis=1)
-        for block in blocks(len(points))
+        for block in blocks(len(points), _AT_ONCE)
     ]
     return float(np.mean(np.concatenate(inside)))
 

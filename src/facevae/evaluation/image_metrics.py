@@ -1,7 +1,7 @@
 """Metrics of pixels: PSNR, SSIM and MS-SSIM of pairs of images; diversity and sharpness of a set.
 
-Images are arrays (count, height, width, 3) of float in [0, 1]. SSIM raises an error for images
-smaller than `SSIM_SIDE`, MS-SSIM and diversity for images smaller than `MS_SSIM_SIDE`.
+Images are (count, height, width, 3) of float in [0, 1]; pairs are arrays. SSIM raises an error for
+images smaller than `SSIM_SIDE`, MS-SSIM and diversity for images smaller than `MS_SSIM_SIDE`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from facevae.evaluation.inputs import (
     ReconstructedBatch,
     SplitMetrics,
 )
+from facevae.shards.blocks import Images, blocks, images_at_once
 
 _WINDOW = 11  # side of SSIM's window, pixels
 
@@ -28,16 +29,16 @@ MS_SSIM_SIDE = 2 * _WINDOW  # two scales
 # Exponents of MS-SSIM's scales, finest first (Wang, Simoncelli & Bovik 2003).
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
-_BLOCK = 64  # images processed at a time
+_AT_ONCE = 64  # images of up to 96 pixels that are worked on at a time
 
 
-def check_pairs(first: np.ndarray, second: np.ndarray) -> None:
+def check_pairs(first: Images, second: Images) -> None:
     """Raise a ValueError unless two sets of images have the same shape."""
     if first.shape != second.shape:
         raise ValueError(f"images {first.shape} and {second.shape} are not pairs")
 
 
-def check_side(images: np.ndarray, side: int, what: str) -> None:
+def check_side(images: Images, side: int, what: str) -> None:
     """Raise a UserError if images are smaller than the `side` pixels that a metric needs.
 
     Args:
@@ -50,9 +51,9 @@ def check_side(images: np.ndarray, side: int, what: str) -> None:
         )
 
 
-def blocks(count: int) -> Iterator[slice]:
-    """Slices of at most 64 images, to bound the memory of intermediate results."""
-    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+def image_blocks(images: Images) -> Iterator[slice]:
+    """Slices of at most 64 images, fewer if they are large: intermediate results take memory."""
+    return blocks(len(images), images_at_once(images.shape[1], _AT_ONCE))
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -73,7 +74,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     check_pairs(first, second)
     check_side(first, SSIM_SIDE, "SSIM")
-    found = [tf.image.ssim(first[block], second[block], 1.0) for block in blocks(len(first))]
+    found = [tf.image.ssim(first[block], second[block], 1.0) for block in image_blocks(first)]
     return np.concatenate(found).astype(np.float64)
 
 
@@ -106,12 +107,12 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     weights /= weights.sum()
     found = [
         tf.image.ssim_multiscale(first[block], second[block], 1.0, power_factors=weights)
-        for block in blocks(len(first))
+        for block in image_blocks(first)
     ]
     return np.concatenate(found).astype(np.float64)
 
 
-def diversity(images: np.ndarray, *, seed: int = 0) -> float:
+def diversity(images: Images, *, seed: int = 0) -> float:
     """Mean `ms_ssim` over random pairs of a set: the smaller, the more its images differ.
 
     Odena et al. 2016, arXiv 1610.09585. It is meaningful only in comparison with real images.
@@ -130,11 +131,11 @@ def diversity(images: np.ndarray, *, seed: int = 0) -> float:
     order = np.random.default_rng(seed).permutation(len(images))
     others = np.roll(order, 1)
     # Block by block: all pairs at once would be two copies of the set.
-    found = [ms_ssim(images[order[block]], images[others[block]]) for block in blocks(len(order))]
+    found = [ms_ssim(images[order[block]], images[others[block]]) for block in image_blocks(images)]
     return float(np.mean(np.concatenate(found)))
 
 
-def sharpness(images: np.ndarray) -> float:
+def sharpness(images: Images) -> float:
     """Variance over the pixels of the 3x3 Laplacian of the grey image, mean over images.
 
     Tolstikhin et al. 2017, arXiv 1711.01558, appendix: kernel [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
@@ -144,7 +145,7 @@ def sharpness(images: np.ndarray) -> float:
         images: (count, height, width, 3), at least 3 pixels a side.
     """
     variances = []
-    for block in blocks(len(images)):
+    for block in image_blocks(images):
         grey = images[block].astype(np.float64) @ [0.299, 0.587, 0.114]
         laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
         laplacian -= 4.0 * grey[:, 1:-1, 1:-1]
@@ -152,7 +153,7 @@ def sharpness(images: np.ndarray) -> float:
     return float(np.mean(np.concatenate(variances)))
 
 
-def sharpness_ratio(images: np.ndarray, real: np.ndarray) -> float | None:
+def sharpness_ratio(images: Images, real: Images) -> float | None:
     """`sharpness` of images divided by that of real images; None if that is 0."""
     of_real = sharpness(real)
     return sharpness(images) / of_real if of_real else None
@@ -218,7 +219,7 @@ def diversity_metrics(sets: ImageSets) -> dict[str, Any]:
     Both are None for images that are too small for `ms_ssim`, and for sets of one image.
     """
 
-    def of_set(images: np.ndarray) -> float | None:
+    def of_set(images: Images) -> float | None:
         if images.shape[1] < MS_SSIM_SIDE or len(images) < 2:
             return None
         return diversity(images, seed=SEED)

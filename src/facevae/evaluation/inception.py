@@ -26,6 +26,7 @@ import numpy as np
 
 from facevae.common.errors import UserError
 from facevae.common.requests import check_inception_weights
+from facevae.shards.blocks import Images, blocks
 
 _SIDE = 299
 _CLASSES = 1000
@@ -55,7 +56,7 @@ def load_inception(path: Path) -> keras.Model:
     return keras.Model(network.input, network.get_layer("avg_pool").output)
 
 
-def inception_features(network: keras.Model, pictures: np.ndarray) -> np.ndarray:
+def inception_features(network: keras.Model, pictures: Images) -> np.ndarray:
     """Inception's features of images, (count, 2048) float32.
 
     Args:
@@ -63,9 +64,9 @@ def inception_features(network: keras.Model, pictures: np.ndarray) -> np.ndarray
         pictures: (count, height, width, 3) in [0, 1], of any size.
     """
     found = []
-    for start in range(0, len(pictures), _BATCH_SIZE):
-        block = keras.ops.convert_to_tensor(pictures[start : start + _BATCH_SIZE], "float32")
-        large = keras.ops.image.resize(block, (_SIDE, _SIDE), "bilinear", antialias=True)
+    for block in blocks(len(pictures), _BATCH_SIZE):
+        images = keras.ops.convert_to_tensor(pictures[block], "float32")
+        large = keras.ops.image.resize(images, (_SIDE, _SIDE), "bilinear", antialias=True)
         # Not `predict`: XLA would take a minute to compile, and run more slowly.
         described = network(large * 2.0 - 1.0, training=False)
         found.append(keras.ops.convert_to_numpy(described))

@@ -1,5 +1,6 @@
 """What metrics are computed from: a trained VAE, batches of the test split, and sets of images."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +11,26 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.evaluation.attribute_classifier import AttributeClassifier
-from facevae.latent.generation import prior_codes
+from facevae.latent.generation import DecodedImages, prior_codes
 from facevae.latent.priors import Prior
 from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images, load_images, noise
+from facevae.shards.batches import Shards, StoredImages, images, noise
+from facevae.shards.blocks import Images, images_at_once
 
 SEED = 0  # of all random numbers of the evaluation
 
-# Images in a set of samples, at most. Three such sets are held in memory, 226 MB each at 96 pixels,
-# and the metrics of features compare each image with every other.
+# Images in a set of samples, at most: the metrics of features compare each image with every other.
 _MAX_SAMPLES = 2048
+
+# Images of up to 96 pixels that go through the VAE at a time. It is to take no more than training
+# took on each of several devices: with the default networks these take 82 MiB, and training with a
+# single image on a device takes 78 to 121 MiB, by its optimizer.
+_AT_ONCE = 32
+
+# The metrics ask for the images of a set several times. Up to this size, bytes, a set is held in
+# memory; larger ones are read, or decoded, each time.
+_HELD = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Inputs:
     """A trained VAE, the data to evaluate it on, and the networks that describe images.
 
     Attributes:
-        batch_size: images that go through the VAE at a time.
+        batch_size: images that a device takes at a time in training.
         prior: distribution of the latent codes of samples; None: N(0, I).
         attribute_classifier: trained on the same data; None if it has no labels to learn.
         inception_weights: file for `facevae.evaluation.inception`; None: no FID.
@@ -40,6 +50,11 @@ class Inputs:
     prior: Prior | None
     attribute_classifier: AttributeClassifier | None
     inception_weights: Path | None
+
+    @property
+    def at_once(self) -> int:
+        """Images that go through the VAE at a time."""
+        return min(self.batch_size, images_at_once(self.shards.image_size, _AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ def reconstructed_batches(inputs: Inputs) -> Iterator[ReconstructedBatch]:
         per_unit = tf.reduce_mean(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=0)
         return vae.decoder(outputs["mu"], training=False), outputs["mu"], terms, per_unit
 
-    for position, batch in enumerate(images(inputs.shards, "test", inputs.batch_size)):
+    for position, batch in enumerate(images(inputs.shards, "test", inputs.at_once)):
         computed = compute(batch, tf.constant(position, tf.int64))
         yield ReconstructedBatch(batch.numpy(), *(tensor.numpy() for tensor in computed))
 
@@ -118,6 +133,8 @@ class ImageMean:
 class ImageSets:
     """Three sets of images of the same size, and the networks that describe them.
 
+    A set is an array if it is small; see `image_sets`.
+
     Attributes:
         real: the first images of the test split, (count, size, size, 3) in [0, 1].
         generated: decoded from latent codes drawn from the prior, of the shape of `real`.
@@ -127,30 +144,37 @@ class ImageSets:
         attribute_classifier, inception_weights: those of `Inputs`.
     """
 
-    real: np.ndarray
-    generated: np.ndarray
-    reference: np.ndarray
+    real: Images
+    generated: Images
+    reference: Images
     attribute_classifier: AttributeClassifier | None
     inception_weights: Path | None
 
-    def compared(self) -> dict[str, np.ndarray]:
+    def compared(self) -> dict[str, Images]:
         """The sets that are compared with `real`, by the suffix of their metrics' names."""
         return {"": self.generated, "_floor": self.reference}
 
 
 def image_sets(inputs: Inputs) -> ImageSets:
-    """Sets of as many images as the smaller of the test and train splits has, at most 2,048."""
-    vae, shards, batch_size = inputs.vae, inputs.shards, inputs.batch_size
+    """Sets of as many images as the smaller of the test and train splits has, at most 2,048.
+
+    A set of more than 64 MiB is not held in memory, but read or decoded each time it is asked for.
+    """
+    vae, shards = inputs.vae, inputs.shards
     count = min(shards.counts["test"], shards.counts["train"], _MAX_SAMPLES)
     codes = prior_codes(count, vae.latent_size, SEED, inputs.prior)
     decode = tf.function(
         lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
     )
-    starts = range(0, count, batch_size)
+
+    def held_if_small(images: Images) -> Images:
+        size = math.prod(images.shape) * np.dtype(np.float32).itemsize
+        return images[:] if size <= _HELD else images
+
     return ImageSets(
-        real=load_images(shards, "test", count),
-        generated=np.concatenate([decode(codes[start : start + batch_size]) for start in starts]),
-        reference=load_images(shards, "train", count),
+        real=held_if_small(StoredImages(shards, "test", count)),
+        generated=held_if_small(DecodedImages(decode, codes, shards.image_size, inputs.at_once)),
+        reference=held_if_small(StoredImages(shards, "train", count)),
         attribute_classifier=inputs.attribute_classifier,
         inception_weights=inputs.inception_weights,
     )

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from facevae.common.parameters import CHANNELS
-from facevae.evaluation.image_metrics import blocks
+from facevae.evaluation.image_metrics import image_blocks
 from facevae.evaluation.inputs import (
     SEED,
     ImageMean,
@@ -31,7 +31,8 @@ from facevae.evaluation.inputs import (
 )
 from facevae.model.losses import sample_latent, squared_error
 from facevae.model.vae import VAE
-from facevae.shards.batches import load_images
+from facevae.shards.batches import StoredImages
+from facevae.shards.blocks import Images
 
 _BITS_OF_A_PIXEL = 8.0
 
@@ -89,7 +90,7 @@ def elbo_bits_per_dimension(vae: VAE, reconstruction, kl, *, dimensions: int):
 
 
 def importance_weighted_bits_per_dimension(
-    vae: VAE, images: np.ndarray, *, sigma: float, samples: int, seed: int = 0
+    vae: VAE, images: Images, *, sigma: float, samples: int, seed: int = 0
 ) -> np.ndarray:
     """The importance-weighted bound of each image, bits per dimension: tighter than the ELBO.
 
@@ -108,7 +109,7 @@ def importance_weighted_bits_per_dimension(
     """
     random = np.random.default_rng(seed)
     dimensions, bounds = math.prod(images.shape[1:]), []
-    for part in blocks(len(images)):
+    for part in image_blocks(images):
         block = images[part]
         mu, log_var = vae.encode(block)
         spread = keras.ops.convert_to_numpy(log_var).astype(np.float64)
@@ -168,7 +169,7 @@ class LikelihoodBounds(_OfLossTerms):
         elbo = elbo_bits_per_dimension(vae, *self._terms.result(), dimensions=dimensions)
         sigma, weighted = decoder_sigma(vae), None
         if sigma is not None:
-            images = load_images(shards, "test", _WEIGHTED_IMAGES)
+            images = StoredImages(shards, "test", _WEIGHTED_IMAGES)
             weighted = importance_weighted_bits_per_dimension(
                 vae, images, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=SEED
             ).mean()

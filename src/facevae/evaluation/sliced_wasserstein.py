@@ -1,6 +1,6 @@
 """The sliced Wasserstein distance between two sets of images.
 
-Karras et al. 2017, arXiv 1710.10196, section 5. Images are arrays (count, side, side, 3) of
+Karras et al. 2017, arXiv 1710.10196, section 5. Images are sets (count, side, side, 3) of
 float in [0, 1].
 """
 
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from facevae.evaluation.image_metrics import blocks, check_pairs, check_side
+from facevae.evaluation.image_metrics import check_pairs, check_side, image_blocks
 from facevae.evaluation.inputs import SEED, ImageSets
+from facevae.shards.blocks import Images
 
 WASSERSTEIN_SIDE = 16  # smallest side of a level, and so of an image, pixels
 
@@ -88,7 +89,7 @@ def pyramid_sides(side: int) -> list[int]:
     return sides
 
 
-def _patches(images: np.ndarray, corners: np.ndarray, level: int, levels: int) -> np.ndarray:
+def _patches(images: Images, corners: np.ndarray, level: int, levels: int) -> np.ndarray:
     """Patches of a level, (count * patches, 147) float32.
 
     Args:
@@ -96,7 +97,7 @@ def _patches(images: np.ndarray, corners: np.ndarray, level: int, levels: int) -
     """
     per_image = corners.shape[1]
     patches = np.empty((len(images) * per_image, 3 * _PATCH**2), np.float32)
-    for block in blocks(len(images)):
+    for block in image_blocks(images):
         pixels = laplacian_level(images[block], level, levels)
         count, height, width, channels = pixels.shape
         rows, columns = corners[block, :, 0], corners[block, :, 1]
@@ -133,9 +134,7 @@ class SlicedWasserstein(NamedTuple):
     real_normalization: dict[int, float]
 
 
-def sliced_wasserstein(
-    real: np.ndarray, generated: np.ndarray, *, seed: int = 0
-) -> SlicedWasserstein:
+def sliced_wasserstein(real: Images, generated: Images, *, seed: int = 0) -> SlicedWasserstein:
     """Distance between the distributions of patches of two sets of images, per level of detail.
 
     Karras et al. 2017, arXiv 1710.10196, section 5: 128 patches of 7 x 7 pixels per image, from
@@ -146,8 +145,8 @@ def sliced_wasserstein(
     itself is 0, up to the rounding of float32 (below 1e-3). Between two sets of real images it is
     above 0 and falls with the number of images; distances are comparable at equal numbers only.
 
-    Memory: the patches of one level, two thirds of the size of both sets at 96 pixels in float32,
-    and 256 MiB of projections.
+    Memory: the patches of one level, 74 KiB per image of both sets whatever its size, and 256 MiB
+    of projections.
 
     Args:
         real, generated: (count, side, side, 3), the same count.

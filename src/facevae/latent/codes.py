@@ -9,6 +9,10 @@ import numpy as np
 
 from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
+from facevae.shards.batches import Shards, images
+from facevae.shards.blocks import images_at_once
+
+AT_ONCE = 64  # images of up to 96 pixels that go through the VAE at a time; more are hardly faster
 
 _BINS_PER_UNIT = 4
 _MAX_BINS = 200  # reached without a KL term, when codes may be far from 0
@@ -30,6 +34,12 @@ def encode_dataset(vae: VAE, batches: Iterable[Any]) -> tuple[np.ndarray, np.nda
         for part in zip(*encoded, strict=True)
     )
     return mu, log_var
+
+
+def encode_split(vae: VAE, shards: Shards, split: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """`encode_dataset` of the first images of a split, at most so many."""
+    batch_size = images_at_once(shards.image_size, AT_ONCE)
+    return encode_dataset(vae, images(shards, split, batch_size, limit))
 
 
 def attribute_directions(mu: np.ndarray, labels: np.ndarray) -> np.ndarray:

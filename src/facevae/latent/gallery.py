@@ -1,5 +1,7 @@
 """Pictures that a trained VAE decodes, and tables of its latent codes."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +11,28 @@ from facevae.common.parameters import Generate
 from facevae.common.requests import held_out_images, reconstructed_rows
 from facevae.common.tables import rows_csv
 from facevae.latent.codes import (
+    AT_ONCE,
     attribute_directions,
-    encode_dataset,
+    encode_split,
     radius_rows,
     sample_posterior,
     unit_rows,
     z_rows,
 )
-from facevae.latent.generation import interpolations, reconstructions, samples, with_directions
+from facevae.latent.generation import (
+    codes_with_directions,
+    decoded,
+    interpolation_codes,
+    mean_codes,
+    prior_codes,
+)
 from facevae.latent.priors import Prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import save_grid
-from facevae.shards.batches import Shards, images, load_images
+from facevae.shards.batches import Shards, StoredImages
+from facevae.shards.blocks import Images, one_by_one
 from facevae.shards.requests import LABELLED_IMAGES
 
-_BATCH_SIZE = 64  # takes little memory; larger batches are hardly faster
-_LABELLED_BATCHES = LABELLED_IMAGES // _BATCH_SIZE
 # Directions of attributes are multiplied by this. Judged by eye: 1 leaves small features such as
 # bangs or a goatee faint, 3 washes the face out.
 _DIRECTION_FACTOR = 2
@@ -40,6 +48,19 @@ def _labels(settings: Generate, shards: Shards) -> np.ndarray:
     return shards.labels("train", _names(settings, shards))[:LABELLED_IMAGES]
 
 
+def _in_turn(*sets: tuple[Images, int]) -> Iterator[np.ndarray]:
+    """Some images of the first set, some of the second, and so on, until the first ends.
+
+    Args:
+        sets: each with how many of its images make a turn.
+    """
+    parts = [(one_by_one(each, AT_ONCE), count) for each, count in sets]
+    first, turn = sets[0]
+    for _ in range(len(first) // turn):
+        for part, count in parts:
+            yield from itertools.islice(part, count)
+
+
 def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, folder: Path) -> None:
     """Write four grids of images into a folder.
 
@@ -48,33 +69,33 @@ def save_pictures(vae: VAE, prior: Prior, shards: Shards, settings: Generate, fo
     below it. interpolation.png: a row per pair of faces, with steps from one to the other.
     attributes.png: a row per face: the original, its reconstruction, and a column per attribute
     whose direction is added.
+
+    Images are read and decoded some at a time.
     """
     rows, columns, pairs = settings.rows, settings.columns, reconstructed_rows(settings.rows)
-    held_out = load_images(shards, "test", held_out_images(rows, columns))
+    codes = mean_codes(vae, StoredImages(shards, "test", held_out_images(rows, columns)))
     names = _names(settings, shards)
     directions = np.zeros((1, vae.latent_size), np.float32)  # nothing added: the reconstruction
     if names:
-        batches = images(shards, "train", _BATCH_SIZE).take(_LABELLED_BATCHES)
-        mu, _ = encode_dataset(vae, batches)
+        mu, _ = encode_split(vae, shards, "train", LABELLED_IMAGES)
         of_attributes = attribute_directions(mu, _labels(settings, shards))
         directions = np.concatenate([directions, _DIRECTION_FACTOR * of_attributes])
 
-    made = samples(vae, rows * columns, settings.seed, prior)
-    save_grid(made, columns, folder / "samples.png")
+    made = decoded(vae, prior_codes(rows * columns, vae.latent_size, settings.seed, prior))
+    save_grid(one_by_one(made, AT_ONCE), columns, folder / "samples.png")
 
-    originals = held_out[: pairs * columns].reshape(pairs, columns, *held_out.shape[1:])
-    decoded = reconstructions(vae, held_out[: pairs * columns]).reshape(originals.shape)
-    both = np.stack([originals, decoded], axis=1).reshape(-1, *held_out.shape[1:])
+    originals = StoredImages(shards, "test", pairs * columns)
+    both = _in_turn((originals, columns), (decoded(vae, codes[: pairs * columns]), columns))
     save_grid(both, columns, folder / "reconstructions.png")
 
-    lines = interpolations(vae, held_out[:rows], held_out[rows : 2 * rows], columns)
-    save_grid(lines, columns, folder / "interpolation.png")
+    lines = decoded(vae, interpolation_codes(codes[:rows], codes[rows : 2 * rows], columns))
+    save_grid(one_by_one(lines, AT_ONCE), columns, folder / "interpolation.png")
 
-    faces = held_out[:rows]
-    changed = np.concatenate([faces[:, None], with_directions(vae, faces, directions)], axis=1)
+    faces = StoredImages(shards, "test", rows)
+    changed = decoded(vae, codes_with_directions(codes[:rows], directions))
     added = ["+ " + name.replace("_", "\n") for name in names]
     save_grid(
-        changed.reshape(-1, *faces.shape[1:]),
+        _in_turn((faces, 1), (changed, 1 + len(names))),
         2 + len(names),
         folder / "attributes.png",
         ["original", "reconstruction", *added],
@@ -87,7 +108,7 @@ def save_tables(vae: VAE, shards: Shards, seed: int, folder: Path) -> None:
     Args:
         seed: of the z that is drawn for each image.
     """
-    mu, log_var = encode_dataset(vae, images(shards, "test", _BATCH_SIZE))
+    mu, log_var = encode_split(vae, shards, "test", shards.counts["test"])
     z = sample_posterior(mu, log_var, seed)
     write_text(folder / "latents.csv", rows_csv(unit_rows(mu, log_var)))
     write_text(folder / "z_histograms.csv", rows_csv(z_rows(z)))

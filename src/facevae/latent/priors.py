@@ -19,16 +19,15 @@ import numpy as np
 from facevae.common.errors import UserError
 from facevae.common.files import atomic_write, check_zip
 from facevae.common.requests import GAUSSIANS, prior_mistake
-from facevae.latent.codes import encode_dataset, sample_posterior
+from facevae.latent.codes import encode_split, sample_posterior
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images
+from facevae.shards.batches import Shards
 
 MAX_CODES = 20_000  # used for a fit
 # This share of the codes' mean variance is added to the diagonal of every covariance. Without it a
 # component with fewer codes than latent units would have a singular covariance.
 _REGULARIZATION = 0.01
 _SEED = 0
-_BATCH_SIZE = 64  # takes little memory; larger batches are hardly faster
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,8 @@ def prior_of_dataset(kind: str, vae: VAE, shards: Shards) -> Prior:
     """
     if kind == "normal":
         return normal_prior(vae.latent_size)
-    batches = images(shards, "train", _BATCH_SIZE).take(-(-MAX_CODES // _BATCH_SIZE))
-    mu, log_var = encode_dataset(vae, batches)
-    return fit_prior(kind, sample_posterior(mu[:MAX_CODES], log_var[:MAX_CODES], _SEED))
+    mu, log_var = encode_split(vae, shards, "train", MAX_CODES)
+    return fit_prior(kind, sample_posterior(mu, log_var, _SEED))
 
 
 def save_prior(prior: Prior, path: Path) -> None:

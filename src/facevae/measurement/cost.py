@@ -1,6 +1,5 @@
 """What a training step costs on this machine: time and memory, measured on real steps."""
 
-import contextlib
 import resource
 import statistics
 import sys
@@ -10,9 +9,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from facevae.common.errors import UserError
 from facevae.common.machine import describe_machine
 from facevae.common.parameters import CHANNELS, Parameters
 from facevae.common.runtime import enable_determinism
+from facevae.memory.host import check_training, is_shortage
 from facevae.model.vae import VAE
 from facevae.training.optimizers import build_optimizer
 from facevae.training.step import training_step
@@ -75,9 +76,13 @@ def measure_training(parameters: Parameters) -> dict[str, Any]:
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "images_per_second_double_batch": None,
     }
-    # A GPU that holds the one may be too small for the other.
-    with contextlib.suppress(tf.errors.ResourceExhaustedError):
+    # A device that holds the one may be too small for the other.
+    try:
         double = parameters.with_changes({"train.batch_size": 2 * batch_size})
+        check_training(double, data=0)
         rate = 2 * batch_size / statistics.median(_step_seconds(double))
         cost["images_per_second_double_batch"] = round(rate, 1)
+    except Exception as error:
+        if not isinstance(error, UserError) and not is_shortage(error):
+            raise
     return cost

@@ -1,6 +1,6 @@
 """Grids of images as PNG files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +12,27 @@ _GAP = 2  # white pixels between images
 _FONT_SIZES = range(13, 3, -1)  # of titles, pixels; the largest whose titles fit is taken
 
 
-def image_grid(images: np.ndarray, columns: int) -> Image.Image:
+def image_grid(images: Iterable[np.ndarray], columns: int) -> Image.Image:
     """One picture of many images, with white gaps of 2 pixels between them.
 
     Args:
-        images: (count, height, width, 3) in [0, 1], placed left to right, then top to bottom.
+        images: (height, width, 3) in [0, 1] each, placed left to right, then top to bottom. They
+            are asked for one by one.
         columns: images in a row.
 
     Raises:
         ValueError: the count is not a multiple of `columns`.
     """
-    count, height, width, channels = images.shape
-    if count % columns:
-        raise ValueError(f"{count} images do not fill rows of {columns}")
-    rows = count // columns
-    pixels = np.round(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)
-    canvas = np.full(
-        (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 255, np.uint8
-    )
+    pixels = [np.round(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8) for image in images]
+    if len(pixels) % columns:
+        raise ValueError(f"{len(pixels)} images do not fill rows of {columns}")
+    height, width = (side + _GAP for side in pixels[0].shape[:2])
+    size = (columns * width + _GAP, len(pixels) // columns * height + _GAP)
+    canvas = Image.new("RGB", size, "white")
     for number, image in enumerate(pixels):
         row, column = divmod(number, columns)
-        top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
-        canvas[top : top + height, left : left + width] = image
-    return Image.fromarray(canvas)
+        canvas.paste(Image.fromarray(image), (_GAP + column * width, _GAP + row * height))
+    return canvas
 
 
 def _with_titles(grid: Image.Image, titles: Sequence[str]) -> Image.Image:
@@ -57,7 +55,7 @@ def _with_titles(grid: Image.Image, titles: Sequence[str]) -> Image.Image:
 
 
 def save_grid(
-    images: np.ndarray, columns: int, path: Path, titles: Sequence[str] | None = None
+    images: Iterable[np.ndarray], columns: int, path: Path, titles: Sequence[str] | None = None
 ) -> None:
     """Write `image_grid` as a PNG file.
 

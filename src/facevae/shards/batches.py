@@ -11,10 +11,19 @@ import tensorflow as tf
 from facevae.common.errors import UserError
 from facevae.common.parameters import CHANNELS
 from facevae.common.requests import batch_mistake
-from facevae.shards.records import find_damage, read_labels, read_manifest
+from facevae.shards.records import (
+    find_damage,
+    read_labels,
+    read_manifest,
+    read_record,
+    record_places,
+)
 
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
 SHUFFLE_BUFFER = 2048
+
+# Batches that are ready, or in work, while a step takes another.
+_PREPARED = 4
 
 _LOAD_BATCH = 64  # images that `load_images` decodes at a time
 
@@ -87,11 +96,12 @@ class Shards:
                     raise UserError(damage) from None
 
 
-def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
-    """Batches of images (batch, size, size, 3) float32 in [0, 1] from serialised Examples ().
+def _decoders(shards: Shards) -> tuple[Callable[..., Any] | None, Callable[..., Any]]:
+    """What turns serialised Examples into images, (batch, size, size, 3) float32 in [0, 1].
 
-    A record may be a tuple that starts with the Example; its other elements are batched as they
-    are.
+    Returns:
+        A function of one Example (), None if there is nothing to do before they are batched; and a
+        function of the batch.
     """
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
     size = shards.image_size
@@ -112,25 +122,43 @@ def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_rem
             return tf.io.decode_png(file, CHANNELS)
         return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
 
+    return (None, decode_raw) if shards.record_format == "raw" else (decode_file, scale)
+
+
+def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
+    """Batches of images (batch, size, size, 3) float32 in [0, 1] from serialised Examples ().
+
+    A record may be a tuple that starts with the Example; its other elements are batched as they
+    are.
+    """
+    decode, decode_batch = _decoders(shards)
+
     def on_first(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
         return _without_autograph(
             lambda first, *others: (decode(first), *others) if others else decode(first)
         )
 
-    if shards.record_format == "raw":
+    if decode is None:
         batches = records.batch(batch_size, drop_remainder)
-        return batches.map(on_first(decode_raw), num_parallel_calls=tf.data.AUTOTUNE)
-    decoded = records.map(on_first(decode_file), num_parallel_calls=tf.data.AUTOTUNE)
-    return decoded.batch(batch_size, drop_remainder).map(on_first(scale))
+        return batches.map(on_first(decode_batch), num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = records.map(on_first(decode), num_parallel_calls=tf.data.AUTOTUNE)
+    return decoded.batch(batch_size, drop_remainder).map(on_first(decode_batch))
 
 
-def images(shards: Shards, split: str, batch_size: int) -> tf.data.Dataset:
-    """All images of a split, in file order; the last batch may be smaller.
+def images(
+    shards: Shards, split: str, batch_size: int, limit: int | None = None
+) -> tf.data.Dataset:
+    """The images of a split, in file order; the last batch may be smaller.
+
+    Args:
+        limit: the first so many; None: all.
 
     Yields:
         (batch, size, size, 3) float32 in [0, 1].
     """
     records = tf.data.TFRecordDataset(shards.files(split))
+    if limit is not None:
+        records = records.take(limit)
     return _batches(records, shards, batch_size, drop_remainder=False).prefetch(1)
 
 
@@ -143,11 +171,44 @@ def load_images(shards: Shards, split: str, limit: int | None = None) -> np.ndar
     Returns:
         (images, size, size, 3) float32 in [0, 1].
     """
-    records = tf.data.TFRecordDataset(shards.files(split))
-    if limit is not None:
-        records = records.take(limit)
-    batches = _batches(records, shards, _LOAD_BATCH, drop_remainder=False)
-    return np.concatenate([batch.numpy() for batch in batches])
+    return np.concatenate([batch.numpy() for batch in images(shards, split, _LOAD_BATCH, limit)])
+
+
+class StoredImages:
+    """The first images of a split, in file order, each read from its shard when it is asked for.
+
+    A set of them is `facevae.shards.blocks.Images`, with the values of `load_images`, and takes no
+    memory.
+
+    Args:
+        limit: at most this many.
+
+    Attributes:
+        shape: (images, size, size, 3).
+    """
+
+    def __init__(self, shards: Shards, split: str, limit: int) -> None:
+        self._places: list[tuple[Path, int, int]] = []
+        for file in map(Path, shards.files(split)):
+            wanted = limit - len(self._places)
+            self._places += [(file, *place) for place in record_places(file, wanted)]
+        self._decode, self._decode_batch = _decoders(shards)
+        self.shape = (len(self._places), shards.image_size, shards.image_size, CHANNELS)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """Images (count, size, size, 3) float32 in [0, 1].
+
+        Raises:
+            UserError: a record that is asked for is damaged.
+        """
+        places = [self._places[number] for number in np.arange(len(self))[chosen]]
+        records: list[Any] = [read_record(*place) for place in places]
+        if self._decode is not None:
+            records = [self._decode(record) for record in records]
+        return self._decode_batch(tf.stack(records)).numpy()
 
 
 def labelled_batches(
@@ -199,6 +260,14 @@ def steps_per_epoch(shards: Shards, batch_size: int) -> int:
     if mistake := batch_mistake(batch_size, count):
         raise UserError(mistake)
     return count // batch_size
+
+
+def held_while_training(shards: Shards, batch_size: int) -> int:
+    """Bytes that `training_batches` holds: records to shuffle, and batches that are prepared."""
+    stored = sum(Path(file).stat().st_size for file in shards.files("train"))
+    count = shards.counts["train"]
+    batch = 4 * batch_size * shards.image_size**2 * CHANNELS
+    return stored * min(SHUFFLE_BUFFER, count) // count + _PREPARED * batch
 
 
 def training_batches(

@@ -27,10 +27,11 @@ This module does not import TensorFlow, so that worker processes start quickly.
 """
 
 import io
+import itertools
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,7 @@ from facevae.common.errors import UserError
 from facevae.common.files import check_file, write_json
 
 MANIFEST = "manifest.json"
+_HEADER, _CHECKSUM = 12, 4  # bytes in front of a record's content, and behind it
 _WRITE_AGAIN = "write the shards again: dvc repro --force --single-item prepare"
 
 
@@ -247,3 +249,40 @@ def find_damage(path: Path) -> str | None:
             return f"{path}: record {number} is damaged; {_WRITE_AGAIN}"
         position = start + length + 4
     return None
+
+
+def record_places(path: Path, most: int) -> list[tuple[int, int]]:
+    """Where the first records of a shard are, at most so many: position and length of each content.
+
+    Raises:
+        UserError: the length of a record fails its checksum.
+    """
+
+    def places() -> Iterator[tuple[int, int]]:
+        with open(path, "rb") as file:
+            while header := file.read(_HEADER):
+                if header[8:] != _masked_crc(header[:8]):
+                    raise _damaged(path)
+                length = int.from_bytes(header[:8], "little")
+                yield file.tell(), length
+                file.seek(length + _CHECKSUM, os.SEEK_CUR)
+
+    return list(itertools.islice(places(), most))
+
+
+def read_record(path: Path, position: int, length: int) -> bytes:
+    """The content of a record at a place that `record_places` gave.
+
+    Raises:
+        UserError: it fails its checksum.
+    """
+    with open(path, "rb") as file:
+        file.seek(position)
+        content, checksum = file.read(length), file.read(_CHECKSUM)
+    if checksum != _masked_crc(content):
+        raise _damaged(path)
+    return content
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(find_damage(path) or f"{path}: has changed while it was read; {_WRITE_AGAIN}")

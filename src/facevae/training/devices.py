@@ -45,6 +45,12 @@ def visible_devices(cluster: Cluster | None) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def device_count(cluster: Cluster | None) -> int:
+    """Over how many devices each batch of a training will be divided, before they are connected."""
+    machines = 1 if cluster is None else len(cluster.machines)
+    return machines * max(1, len(tf.config.list_physical_devices("GPU")))
+
+
 def own_devices() -> str:
     """What this machine adds to a cluster, which must be the same on all: "CPU" or "2 GPUs"."""
     gpus = len(tf.config.list_physical_devices("GPU"))

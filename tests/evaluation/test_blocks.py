@@ -1,0 +1,125 @@
+"""Sets of images that are too large to hold: read, decoded and measured in blocks."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import data_settings, small_vae
+
+from facevae.common.errors import UserError
+from facevae.data.preparation import prepare
+from facevae.evaluation import inputs as inputs_module
+from facevae.evaluation.attribute_classifier import AttributeClassifier
+from facevae.evaluation.evaluate import evaluate
+from facevae.evaluation.image_metrics import sharpness
+from facevae.evaluation.inputs import Inputs, image_sets
+from facevae.latent.generation import DecodedImages, decoded, mean_codes, prior_codes, samples
+from facevae.shards.batches import Shards, StoredImages, load_images
+from facevae.shards.blocks import blocks, images_at_once, one_by_one
+
+
+def test_blocks_hold_as_many_pixels_whatever_the_size_of_the_images() -> None:
+    assert [images_at_once(side, 64) for side in (8, 96, 97, 192, 512, 4096)] == [
+        64, 64, 62, 16, 2, 1,
+    ]  # fmt: skip
+    assert list(blocks(5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(blocks(0, 2)) == []
+
+
+@pytest.mark.parametrize("record_format", ["raw", "png", "jpeg"])
+def test_blocks_of_stored_images_are_those_of_the_split(
+    source: Path, tmp_path: Path, record_format: str
+) -> None:
+    prepare(data_settings(source, record_format=record_format), tmp_path)
+    shards = Shards(tmp_path)
+    whole, stored = load_images(shards, "train"), StoredImages(shards, "train", 100)
+    assert stored.shape == whole.shape == (48, 16, 16, 3)
+    order = np.random.default_rng(0).permutation(48)
+    for chosen in (slice(None), slice(18, 23), slice(40, 99), order, order[:1]):
+        np.testing.assert_array_equal(stored[chosen], whole[chosen])
+    np.testing.assert_array_equal(list(one_by_one(stored, 7)), whole)
+    assert StoredImages(shards, "train", 21).shape == (21, 16, 16, 3)
+
+
+@pytest.mark.parametrize("place", [30, 2])
+def test_bad_input_damaged_record_among_stored_images(
+    shards: Path, tmp_path: Path, place: int
+) -> None:
+    """In an image, which is found when it is read; and in a length, found at once."""
+    for path in shards.iterdir():
+        content = bytearray(path.read_bytes())
+        if path.name.startswith("test"):
+            content[place] ^= 1
+        (tmp_path / path.name).write_bytes(content)
+    with pytest.raises(UserError, match=r"test-.*tfrecord: record 1 is damaged; write the shards"):
+        StoredImages(Shards(tmp_path), "test", 6)[:2]
+
+
+def test_blocks_of_codes_are_decoded_when_they_are_asked_for() -> None:
+    vae, counts = small_vae(), []
+    codes = prior_codes(150, 4, seed=3)
+
+    def decode(block: np.ndarray) -> np.ndarray:
+        counts.append(len(block))
+        return vae.decoder(block, training=False)
+
+    made = DecodedImages(decode, codes, 16, at_once=64)
+    assert made.shape == (150, 16, 16, 3)
+    assert counts == []
+    whole = np.asarray(vae.decoder(codes))
+    np.testing.assert_allclose(made[:], whole, atol=1e-6)
+    np.testing.assert_allclose(made[np.array([140, 3])], whole[[140, 3]], atol=1e-6)
+    assert counts == [64, 64, 22, 2]
+    np.testing.assert_array_equal(decoded(vae, codes)[:], samples(vae, 150, seed=3))
+    expected = np.asarray(vae.encode(whole)[0])
+    np.testing.assert_allclose(mean_codes(vae, whole), expected, atol=1e-6)
+
+
+def test_evaluation_in_blocks_is_that_of_whole_sets(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, network = small_vae(reconstruction="gaussian"), AttributeClassifier(16, 20)
+    inputs = Inputs(vae, Shards(shards), 4, None, network, None)
+    sets = image_sets(inputs)
+    assert all(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
+    expected = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
+    monkeypatch.setattr(inputs_module, "_HELD", 0)
+    sets = image_sets(inputs)
+    assert not any(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
+    got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
+    assert got == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "batch_size", "at_once"), [(96, 4096, 32), (96, 5, 5), (512, 4096, 1), (512, 1, 1)]
+)
+def test_evaluation_takes_no_more_at_once_for_a_training_on_many_devices(
+    shards: Path, side: int, batch_size: int, at_once: int
+) -> None:
+    data = Shards(shards)
+    data.image_size = side
+    assert Inputs(small_vae(), data, batch_size, None, None, None).at_once == at_once
+
+
+class _Noise:
+    """60 images of 512 x 512: 189 MB if all were held."""
+
+    shape = (60, 512, 512, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> np.ndarray:
+        count = len(np.arange(len(self))[chosen])
+        return np.random.default_rng(0).random((count, *self.shape[1:]), np.float32)
+
+
+def test_metric_of_large_images_holds_no_whole_set() -> None:
+    tracemalloc.start()
+    try:
+        assert sharpness(_Noise()) > 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 60 * 2**20
