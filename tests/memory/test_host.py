@@ -30,6 +30,8 @@ from facevae.model.saving import save_model
 
 GIB = 2**30
 
+_LARGE = [2**16] * 4  # filters, whose weights take 462 GiB
+
 
 def _card_of(sentence: str) -> int:
     (named,) = re.findall(r"`make fits VRAM=(\w+) BATCH=4096`", sentence)
@@ -73,7 +75,7 @@ def test_out_of_memory_is_judged_by_the_share_of_one_device(parameters: Paramete
 def test_out_of_memory_of_this_machine(parameters: Parameters) -> None:
     assert check_training(parameters.with_changes({"data.image_size": 16}), 0) is None
     with pytest.raises(UserError, match="make fits"):
-        check_training(parameters.with_changes({"encoder.latent_size": 10**8}), 0)
+        check_training(parameters.with_changes({"encoder.filters": _LARGE}), 0)
 
 
 def test_out_of_memory_is_recognised() -> None:
@@ -126,9 +128,7 @@ def too_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(folder / "small.keras") as small, zipfile.ZipFile(model, "w") as large:
         for name in small.namelist():
             content = small.read(name)
-            large.writestr(
-                name, content.replace(b'"latent_size": 6', b'"latent_size": 1' + 14 * b"0")
-            )
+            large.writestr(name, content.replace(b"[4, 4, 4, 4]", f"{_LARGE}".encode()))
     return model
 
 
@@ -206,7 +206,7 @@ def test_out_of_memory_on_a_card_names_its_memory(
         f"out of memory on GPU GTX; `make fits VRAM={memory} BATCH=256` says what fits if no other "
         f"program uses the card"
     )
-    assert check_training(large.with_changes({"encoder.latent_size": 10**8}), 0) is None
+    assert check_training(large.with_changes({"encoder.filters": _LARGE}), 0) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C++ library has another name")
@@ -238,7 +238,7 @@ def test_out_of_memory_is_refused_before_a_step_is_tried(
     name: str, others: list[str], written: set[str],
 ) -> None:  # fmt: skip
     of_data = [f"--shards={shards}"] if name == "train" else []
-    large = {"latent_size": 10**8}
+    large = {"filters": _LARGE}
     assert stage(name, "--variant=direct", *others, *of_data, encoder=large) == 2
     told = capfd.readouterr().err
     assert re.fullmatch(r"training with a batch of 32 .*: more than .*`make fits VRAM=.*\n", told)

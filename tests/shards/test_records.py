@@ -194,9 +194,10 @@ def test_any_value_in_a_manifest_is_a_result_or_a_sentence(
         try:
             for key in place[:-1]:
                 home = home[key]
-            home[place[-1]] = data.draw(_JSON)
         except (KeyError, IndexError, TypeError):
             continue  # the first has replaced what holds the second
+        if isinstance(home, list if isinstance(place[-1], int) else dict):
+            home[place[-1]] = data.draw(_JSON)
     write_manifest(spoilt, manifest)
     found = _outcome(lambda: read_manifest(spoilt))
     if isinstance(found, str):
