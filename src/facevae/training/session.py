@@ -19,6 +19,7 @@ from facevae.shards.batches import Shards, steps_per_epoch
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.devices import is_chief, workers_alive
 from facevae.training.loop import train
+from facevae.training.statistics import recompute_statistics
 
 
 def run_training(
@@ -35,6 +36,9 @@ def run_training(
     is_orphan: Callable[[], bool],
 ) -> None:
     """Train from the start, or from where an earlier run of the same training stopped.
+
+    The model that is written has statistics of its last weights; the history's validation losses
+    are those of the moving averages, as each epoch ended.
 
     Of several machines the chief alone writes and shows a progress bar.
 
@@ -68,10 +72,12 @@ def run_training(
             parameters.loss,
             image_size=shards.image_size,
             precision=settings.precision,
+            seed=settings.seed,
         )
     if not is_chief(strategy):
         with workers_alive(strategy), open(os.devnull, "w") as nowhere:
             train(vae, shards, settings, history=nowhere, stop_requested=stop_requested)
+            recompute_statistics(vae, shards, settings)
         return
 
     key = state_key({**vae.get_config(), **settings.model_dump()}, content.result())
@@ -114,6 +120,7 @@ def run_training(
             after_step=after_step,
             after_epoch=after_epoch,
         )
+        recompute_statistics(vae, shards, settings)
         save_model(vae, model)
         if settings.early_stopping_patience is not None:
             bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
