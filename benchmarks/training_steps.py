@@ -49,7 +49,9 @@ def build_step(parameters: Parameters) -> tuple[Any, Callable]:
     from facevae.training.step import training_step
 
     train, size = parameters.train, parameters.data.image_size
-    vae = VAE(parameters.encoder, parameters.loss, image_size=size, precision=train.precision)
+    vae = VAE(
+        parameters.encoder, parameters.loss, image_size=size, precision=train.precision, seed=0
+    )
     return vae, training_step(vae, build_optimizer(train, train.learning_rate), train)
 
 

@@ -95,7 +95,11 @@ def make_vae(**changes: Any):
 
     made = settings(**changes)
     return VAE(
-        made.encoder, made.loss, image_size=made.data.image_size, precision=made.train.precision
+        made.encoder,
+        made.loss,
+        image_size=made.data.image_size,
+        precision=made.train.precision,
+        seed=made.train.seed,
     )
 
 

@@ -59,6 +59,7 @@ def _built(parameters: Parameters) -> VAE:
         parameters.loss,
         image_size=parameters.data.image_size,
         precision=parameters.train.precision,
+        seed=0,
     )
 
 

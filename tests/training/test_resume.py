@@ -172,7 +172,7 @@ def test_resume_with_schedule_clipping_and_early_stopping(
 ) -> None:
     changes: dict[str, Any] = {
         "precision": precision, "optimizer": optimizer, "accumulation_steps": parts,
-        "epochs": 8, "learning_rate": 0.1, "learning_rate_schedule": "cosine", "warmup_steps": 9,
+        "epochs": 8, "learning_rate": 0.3, "learning_rate_schedule": "cosine", "warmup_steps": 9,
         "gradient_clip_norm": 5.0, "early_stopping_patience": 2,
     }  # fmt: skip
     _train(shards, tmp_path / "whole", **changes)

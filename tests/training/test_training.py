@@ -252,7 +252,8 @@ def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path)
     layer = vae.encoder.get_layer("conv_1_normalization")
     convolved = vae.encoder.get_layer("conv_1")(batch["images"]).numpy()
     means = [convolved[part::2].mean((0, 1, 2)) for part in (0, 1)]
-    expected = 0.03 * (0.97 * means[0] + means[1])
+    kept = 0.97**0.5  # twice: as much as a whole batch keeps
+    expected = (1 - kept) * (kept * means[0] + means[1])
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -325,7 +326,8 @@ def test_clipping_shortens_all_gradients_together(shards: Path) -> None:
     free = movement(None)
     norm = float(np.linalg.norm(free))
     # Clipped or not, TensorFlow multiplies: by clip * (1 / clip) here, which may not be quite 1.
-    np.testing.assert_allclose(movement(2 * norm), free, rtol=1e-5)
+    # Weights are float32, which leaves some 1e-5 of a movement that was divided by 1e-3.
+    np.testing.assert_allclose(movement(2 * norm), free, rtol=1e-5, atol=1e-6 * norm)
     np.testing.assert_allclose(movement(norm / 4), free / 4, rtol=1e-2, atol=1e-3 * norm)
 
 
@@ -448,8 +450,8 @@ def test_free_bits_hold_the_kl_up_and_history_has_the_true_one(shards: Path) -> 
         _train(shards, small_vae(kl_weight=50.0, free_bits=bits), epochs=8)[1]
         for bits in (0.0, 1.0)
     )
-    assert 2.0 < float(free[-1]["kl"]) < 8.0
-    assert float(pressed[-1]["kl"]) < 0.5 * float(free[-1]["kl"])
+    assert 1.0 < float(free[-1]["kl"]) < 8.0  # about a nat for each of the four units, at most
+    assert float(pressed[-1]["kl"]) < 0.1 * float(free[-1]["kl"])
     for row in free:
         expected = float(row["reconstruction"]) + 50.0 * float(row["kl"])
         assert float(row["loss"]) == pytest.approx(expected, abs=1e-3)

@@ -1,5 +1,11 @@
-"""The Encoder and the Decoder, on any Keras backend."""
+"""The Encoder and the Decoder, on any Keras backend.
 
+Every layer draws its start weights and its dropout from (seed, name of the layer). So networks that
+are built with one seed start alike wherever they have the same layers: a comparison of two variants
+with the same seed then is one of pairs.
+"""
+
+import hashlib
 import math
 
 import keras
@@ -21,17 +27,28 @@ def _is_residual(encoder: Encoder) -> bool:
     return encoder.block == "residual"
 
 
-def _activate(x, name: str, encoder: Encoder, *, normalized: bool):
+def _layer_seed(seed: int, name: str) -> int:
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1  # 31 bits
+
+
+def _kernel_initializer(seed: int, name: str) -> keras.initializers.Initializer:
+    """Keras' default, Glorot & Bengio 2010, with a seed of its own."""
+    return keras.initializers.GlorotUniform(_layer_seed(seed, name))
+
+
+def _activate(x, name: str, encoder: Encoder, seed: int, *, normalized: bool):
     if normalized:
         x = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_normalization")(x)
     function = output_grad_leaky_relu if encoder.activation == "leaky_relu" else encoder.activation
     x = keras.layers.Activation(function, name=f"{name}_activation")(x)
     if encoder.dropout:
-        x = ReplicaConsistentDropout(encoder.dropout, name=f"{name}_dropout")(x)
+        name = f"{name}_dropout"
+        x = ReplicaConsistentDropout(encoder.dropout, seed=_layer_seed(seed, name), name=name)(x)
     return x
 
 
-def _add_residual(x, name: str, encoder: Encoder):
+def _add_residual(x, name: str, encoder: Encoder, seed: int):
     """activation(x + normalised 3x3 convolution of x), with as many channels as x.
 
     The post-activation block of He et al. 2015, arXiv 1512.03385, with one convolution in place of
@@ -40,15 +57,16 @@ def _add_residual(x, name: str, encoder: Encoder):
     name = f"{name}_residual"
     normalized = encoder.batch_normalization
     convolution = ZeroBiasGradConv2D if normalized else keras.layers.Conv2D
-    change = convolution(x.shape[-1], 3, padding="same", name=name)(x)
+    kernels = _kernel_initializer(seed, name)
+    change = convolution(x.shape[-1], 3, padding="same", kernel_initializer=kernels, name=name)(x)
     if normalized:
         normalization = FusedBatchNormalization(momentum=MOMENTUM, name=f"{name}_normalization")
         change = normalization(change)
     x = keras.layers.Add(name=f"{name}_sum")([x, change])
-    return _activate(x, name, encoder, normalized=False)
+    return _activate(x, name, encoder, seed, normalized=False)
 
 
-def build_encoder(encoder: Encoder, image_size: int) -> keras.Model:
+def build_encoder(encoder: Encoder, image_size: int, seed: int) -> keras.Model:
     """Images (batch, size, size, 3) in [0, 1] to [mu, log_var], each (batch, latent_size).
 
     Conv2D -> BatchNormalization -> activation (-> Dropout) per entry of `filters`, each followed by
@@ -66,23 +84,35 @@ def build_encoder(encoder: Encoder, image_size: int) -> keras.Model:
     inward = zip(encoder.filters, encoder.kernel_sizes, encoder.strides, strict=True)
     for number, (count, kernel, stride) in enumerate(inward, start=1):
         name = f"conv_{number}"
-        x = convolution(count, kernel, stride, padding="same", name=name)(x)
-        x = _activate(x, name, encoder, normalized=normalized)
+        kernels = _kernel_initializer(seed, name)
+        x = convolution(
+            count, kernel, stride, padding="same", kernel_initializer=kernels, name=name
+        )(x)
+        x = _activate(x, name, encoder, seed, normalized=normalized)
         if residual:
-            x = _add_residual(x, name, encoder)
+            x = _add_residual(x, name, encoder, seed)
     x = keras.layers.Flatten(name="flatten")(x)
     if encoder.inter_dense:
-        dense = keras.layers.Dense(
-            encoder.inter_dense, activation=encoder.activation, name="inter_dense"
-        )
-        x = dense(x)
+        x = keras.layers.Dense(
+            encoder.inter_dense,
+            activation=encoder.activation,
+            kernel_initializer=_kernel_initializer(seed, "inter_dense"),
+            name="inter_dense",
+        )(x)
     # The inputs of the losses are computed in float32, whatever the precision of the networks.
-    mu = keras.layers.Dense(encoder.latent_size, dtype="float32", name="mu")(x)
-    log_var = keras.layers.Dense(encoder.latent_size, dtype="float32", name="log_var")(x)
-    return keras.Model(images, [mu, log_var], name="encoder")
+    heads = [
+        keras.layers.Dense(
+            encoder.latent_size,
+            kernel_initializer=_kernel_initializer(seed, name),
+            dtype="float32",
+            name=name,
+        )
+        for name in ("mu", "log_var")
+    ]
+    return keras.Model(images, [head(x) for head in heads], name="encoder")
 
 
-def build_decoder(encoder: Encoder, image_size: int) -> keras.Model:
+def build_decoder(encoder: Encoder, image_size: int, seed: int) -> keras.Model:
     """z (batch, latent_size) to images (batch, size, size, 3) in [0, 1]: the Encoder mirrored.
 
     Dense -> Reshape; then Conv2DTranspose -> BatchNormalization -> activation (-> Dropout) per
@@ -95,7 +125,11 @@ def build_decoder(encoder: Encoder, image_size: int) -> keras.Model:
     residual, filters = _is_residual(encoder), encoder.filters
     innermost = image_size // math.prod(encoder.strides)
     z = keras.Input((encoder.latent_size,), name="z")
-    x = keras.layers.Dense(innermost * innermost * filters[-1], name="dense")(z)
+    x = keras.layers.Dense(
+        innermost * innermost * filters[-1],
+        kernel_initializer=_kernel_initializer(seed, "dense"),
+        name="dense",
+    )(z)
     x = keras.layers.Reshape((innermost, innermost, filters[-1]), name="reshape")(x)
     outward = zip(
         [*filters[-2::-1], CHANNELS],
@@ -108,11 +142,12 @@ def build_decoder(encoder: Encoder, image_size: int) -> keras.Model:
         last = number == len(filters)
         normalized = encoder.batch_normalization and not last
         layer = ZeroBiasGradConv2DTranspose if normalized else keras.layers.Conv2DTranspose
-        x = layer(count, kernel, stride, padding="same", name=name)(x)
+        kernels = _kernel_initializer(seed, name)
+        x = layer(count, kernel, stride, padding="same", kernel_initializer=kernels, name=name)(x)
         if last:
             x = keras.layers.Activation("sigmoid", dtype="float32", name="pixels")(x)
         else:
-            x = _activate(x, name, encoder, normalized=normalized)
+            x = _activate(x, name, encoder, seed, normalized=normalized)
             if residual:
-                x = _add_residual(x, name, encoder)
+                x = _add_residual(x, name, encoder, seed)
     return keras.Model(z, x, name="decoder")

@@ -9,7 +9,7 @@ import keras
 
 from facevae.common.errors import UserError
 from facevae.common.parameters import Encoder, Loss, shape_mistakes
-from facevae.model.layers import MOMENTUM
+from facevae.model.layers import MOMENTUM, FusedBatchNormalization
 from facevae.model.losses import (
     LOG_VAR_RANGE,
     RECONSTRUCTION_LOSSES,
@@ -51,10 +51,11 @@ class VAE(keras.Model):
         image_size: pixels per side, a multiple of the product of the strides.
         precision: "float32", "bfloat16" or "float16", in which the layers compute. The weights, the
             outputs and the losses are float32 in any case.
+        seed: each layer draws its start weights and its dropout from (seed, name of the layer).
 
     Attributes:
         encoder, decoder: the two Keras models, usable alone.
-        encoder_settings, loss_settings, image_size, precision: as given.
+        encoder_settings, loss_settings, image_size, precision, seed: as given.
         log_sigma: ln sigma outside training, sigma in pixel values; None unless the reconstruction
             is "gaussian". A number if sigma is given. If sigma is learned, training computes it
             from each batch, and this is a weight with the moving average of ln sigma, as in batch
@@ -62,7 +63,9 @@ class VAE(keras.Model):
 
     Example:
         >>> parameters = load_parameters("params.yaml")
-        >>> vae = VAE(parameters.encoder, parameters.loss, image_size=96, precision="float32")
+        >>> vae = VAE(
+        ...     parameters.encoder, parameters.loss, image_size=96, precision="float32", seed=1
+        ... )
         >>> vae.encoder.count_params()
         2881472
         >>> vae.compile("adam")
@@ -76,7 +79,14 @@ class VAE(keras.Model):
     """
 
     def __init__(
-        self, encoder: Encoder, loss: Loss, *, image_size: int, precision: str, **kwargs: Any
+        self,
+        encoder: Encoder,
+        loss: Loss,
+        *,
+        image_size: int,
+        precision: str,
+        seed: int,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         mistakes = shape_mistakes(
@@ -92,9 +102,11 @@ class VAE(keras.Model):
         self.loss_settings = loss
         self.image_size = image_size
         self.precision = precision
+        self.seed = seed
         with _computing_in(precision):
-            self.encoder = build_encoder(encoder, image_size)
-            self.decoder = build_decoder(encoder, image_size)
+            self.encoder = build_encoder(encoder, image_size, seed)
+            self.decoder = build_decoder(encoder, image_size, seed)
+        self._momentum = MOMENTUM
         self.log_sigma: Any = None
         if self.learns_sigma:
             # It is ln sigma that is averaged: an average of sigma^2 forgets its start slowly.
@@ -130,6 +142,25 @@ class VAE(keras.Model):
     def kl_weight(self) -> float:
         """Factor of the KL term, after its warm-up."""
         return self.loss_settings.kl_weight
+
+    @property
+    def normalizations(self) -> list[FusedBatchNormalization]:
+        """The layers that keep moving averages of their input, in the order of their calls."""
+        layers = [*self.encoder.layers, *self.decoder.layers]
+        return [layer for layer in layers if isinstance(layer, FusedBatchNormalization)]
+
+    def set_momentum(self, momentum: float) -> None:
+        """Set how much of the moving averages stays when a batch updates them.
+
+        To be called before a training step is compiled. The averages are those of `normalizations`
+        and of a learned sigma.
+
+        Args:
+            momentum: between 0, each batch replaces the averages, and 1.
+        """
+        self._momentum = momentum
+        for layer in self.normalizations:
+            layer.momentum = momentum
 
     def encode(self, images, training: bool = False, rematerialization: bool = False):
         """Images (batch, size, size, 3) to mu and the clamped log_var, each (batch, latent)."""
@@ -187,7 +218,7 @@ class VAE(keras.Model):
         log_sigma = self.log_sigma
         if training and self.learns_sigma:
             log_sigma = optimal_log_sigma(images, reconstructions)
-            moved = self.log_sigma * MOMENTUM + log_sigma * (1.0 - MOMENTUM)
+            moved = self.log_sigma * self._momentum + log_sigma * (1.0 - self._momentum)
             self.log_sigma.assign(moved)
         return gaussian_negative_log_density(images, reconstructions, log_sigma)
 
@@ -232,6 +263,7 @@ class VAE(keras.Model):
             "loss": self.loss_settings.model_dump(),
             "image_size": self.image_size,
             "precision": self.precision,
+            "seed": self.seed,
         }
 
     @classmethod

@@ -78,7 +78,8 @@ def train(
 
     Training runs on the devices of the strategy in whose scope `vae` was created, see
     `facevae.training.devices`. If these are on several machines, each machine calls this function
-    with the same settings and data; only the chief passes a `checkpoint`.
+    with the same settings and data; only the chief passes a `checkpoint`. Afterwards
+    `facevae.training.statistics.recompute_statistics` improves the averages that `vae` keeps.
 
     Args:
         vae: a VAE whose weights are updated.

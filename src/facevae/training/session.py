@@ -28,6 +28,7 @@ from facevae.training.cluster import Cluster
 from facevae.training.devices import is_chief, own_devices, visible_devices, workers_alive
 from facevae.training.loop import train
 from facevae.training.meeting import meet
+from facevae.training.statistics import recompute_statistics
 
 
 def run_training(
@@ -44,6 +45,9 @@ def run_training(
     is_orphan: Callable[[], bool],
 ) -> None:
     """Train from the start, or from where an earlier run of the same training stopped.
+
+    The model that is written has statistics of its last weights; the history's validation losses
+    are those of the moving averages, as each epoch ended.
 
     Of several machines the chief alone writes and shows a progress bar. They begin when all are
     there and are found to train the same.
@@ -91,10 +95,12 @@ def run_training(
             parameters.loss,
             image_size=shards.image_size,
             precision=settings.precision,
+            seed=settings.seed,
         )
     if not is_chief(strategy):
         with shards, workers_alive(strategy), open(os.devnull, "w") as nowhere:
             train(vae, shards, settings, history=nowhere, stop_requested=stop_requested)
+            recompute_statistics(vae, shards, settings)
         return
 
     content = code_digest + images_digest.result()
@@ -143,6 +149,7 @@ def run_training(
             after_step=after_step,
             after_epoch=after_epoch,
         )
+        recompute_statistics(vae, shards, settings)
         save_model(vae, model)
         sync(history)
         if settings.early_stopping_patience is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.common.parameters import Train
+from facevae.model.layers import MOMENTUM
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, images, noise
 
@@ -26,8 +27,9 @@ def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Call
             accumulation_steps: equal parts of a device's batch that go through the networks one
                 after the other, so that only one part's activations are in memory. The optimizer
                 then takes one step with the mean of their gradients. Batch normalisation computes
-                its statistics from each part, and updates its averages with each. The same goes
-                for a learned sigma, and for the means that free bits compare.
+                its statistics from each part, and updates its averages with each, by so much less
+                that a whole batch moves them as far as without parts. The same goes for a learned
+                sigma. Free bits compare the means of a part.
             rematerialization: whether activations between convolutions are recomputed for the
                 gradients; see `facevae.model.rematerialization`.
 
@@ -42,6 +44,7 @@ def training_step(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Call
     replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         optimizer.build(vae.trainable_variables)
+    vae.set_momentum(MOMENTUM ** (1 / accumulation_steps))
 
     def compute(batch, kl_weight):
         with tf.GradientTape() as tape:
