@@ -33,6 +33,7 @@ from benchmarks.harness import (
     write_parameters,
 )
 from benchmarks.training_steps import build_step, endless_batches
+from facevae.common.limits import worker_processes
 from facevae.common.runtime import load_tensorflow
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, find_copy
 from facevae.data.images import ImageReader, list_images
@@ -83,7 +84,7 @@ def _bare(jpegs: list[bytes], count: int, barrier: Any, times: Any) -> None:
 def bare_rate(jpegs: list[bytes], count: int) -> float:
     """Images/s of decode, crop and resize over JPEGs in memory, one process per core."""
     context = multiprocessing.get_context("spawn")
-    cores = os.cpu_count() or 1
+    cores = worker_processes()
     barrier, times = context.Barrier(cores), context.Queue()
     each = count // cores
     processes = [
@@ -272,7 +273,9 @@ def main() -> None:
         jpegs = source_jpegs(folder)
         kind = "real" if os.environ.get(FACES) else "drawn"
         size = statistics.mean(map(len, jpegs)) / 1000
-        print(f"{os.cpu_count()} cores; {len(jpegs):,} {kind} JPEGs of {size:.1f} kB, repeated\n")
+        print(
+            f"{worker_processes()} cores; {len(jpegs):,} {kind} JPEGs of {size:.1f} kB, repeated\n"
+        )
         print_table(
             ["what", "measured", "ratio", "bar"],
             bars(folder, jpegs, options.images, options.part),

@@ -75,8 +75,9 @@ def arguments(
         paths: the help of further flags, which the stage writes; all required.
 
     Raises:
-        UserError: a mistake in params.yaml; the shards do not suffice for what it asks for; or an
-            output is in a folder that is a link, while DVC runs the stage.
+        UserError: a mistake in params.yaml, or in the file of weights that it names; the shards do
+            not suffice for what it asks for; or an output is in a folder that is a link, while DVC
+            runs the stage.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="parameters (default: %(default)s)")
@@ -131,6 +132,8 @@ _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 def _sentence(error: OSError) -> str | None:
     """What a file system has refused; None if the error is not a file system's."""
     reason = error.strerror
+    if error.errno == errno.ENOMEM:
+        return None  # too little memory, which `run` tells
     if not isinstance(error.filename, str | bytes):
         return f"an output: cannot be written: {reason}" if error.errno in _OF_WRITING else None
     path = target_of(Path(os.fsdecode(error.filename)))
@@ -149,7 +152,8 @@ def run(stage: Callable[[], None]) -> None:
 
     A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
     plus the signal's number, as shells do. So does one that Ctrl-C or SIGTERM has interrupted, when
-    its temporary files are deleted. Whatever stops a stage, its outputs are as before.
+    its temporary files are deleted. Whatever stops a stage but a kill, its outputs are as
+    before.
     """
     stage = _open_to_signals(stage)
     before_abort(_before_abort)
@@ -172,7 +176,6 @@ def run(stage: Callable[[], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
-        traceback.clear_frames(error.__traceback__)  # they hold the memory that has run out
         from facevae.memory.host import is_shortage, shortage
 
         if not _parameters or not is_shortage(error):
@@ -192,8 +195,10 @@ def _before_abort(no_memory: bool) -> None:
     from facevae.memory.host import shortage
 
     if stage := os.environ.get("DVC_STAGE"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # the sentence matters more
             _restore_outputs(stage)
+    if not _parameters:
+        return
     no_memory = no_memory or address_space_is_used_up()
     reason = "" if no_memory else "aborted, see above; perhaps "
     # Behind a progress bar, which cannot be closed any more.
@@ -224,6 +229,7 @@ def _outputs_kept() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they may hold the memory that has run out
         stage = os.environ.get("DVC_STAGE") if os.getpid() == process else None  # not in a fork
         if stage and not (isinstance(error, SystemExit) and not error.code):
             handlers = {
@@ -231,7 +237,9 @@ def _outputs_kept() -> Iterator[None]:
                 for number in (signal.SIGINT, signal.SIGTERM)
             }
             try:
-                with contextlib.suppress(OSError):  # what has stopped the stage matters more
+                with contextlib.suppress(
+                    OSError, MemoryError
+                ):  # what has stopped the stage matters more
                     _restore_outputs(stage)
             finally:
                 for number, handler in handlers.items():

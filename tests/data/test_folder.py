@@ -173,6 +173,13 @@ def test_bad_input_folder_labels_of_no_picture(pictures: Path, tmp_path: Path) -
         assert f"  {name}: is in {ATTRIBUTES}, but there is no image" in told
 
 
+def test_bad_input_folder_with_two_files_of_labels(pictures: Path, tmp_path: Path) -> None:
+    for name in (ATTRIBUTES, ATTRIBUTES.upper()):
+        (pictures / name).write_text("1\nSmiling\n0.jpg 1\n")
+    told = _refusal(pictures, tmp_path / "shards")
+    assert f"has {ATTRIBUTES.upper()} and {ATTRIBUTES}; keep one of them" in told
+
+
 def test_bad_input_folder_of_what_is_no_picture(pictures: Path, tmp_path: Path) -> None:
     """Listed: pictures that are not read, pipes, broken links, links to folders. Not: the rest."""
     (pictures / "phone.HEIC").write_bytes(b"....ftypheic")

@@ -11,7 +11,7 @@ from PIL import Image
 from facevae.common.parameters import VARIANTS, Parameters
 from facevae.memory.capacity import break_even
 from facevae.memory.ledger import encoder_parameters, ledger
-from facevae.memory.report import memory_markdown
+from facevae.memory.report import memory_markdown, memory_rows
 from facevae.model.vae import VAE
 
 
@@ -32,6 +32,12 @@ def test_encoder_parameters_are_those_that_keras_counts(
     setting = setting.variant(variant)
     vae = VAE(setting.encoder, setting.loss, image_size=24, precision="float32", seed=0)
     assert encoder_parameters(setting) == vae.encoder.count_params()
+
+
+def test_limits_of_the_data_do_not_limit_the_table(parameters: Parameters) -> None:
+    """It has batches that are larger than what data.limit leaves."""
+    limited = parameters.with_changes({"data.limit.train": 100})
+    assert memory_rows(limited) == memory_rows(parameters)
 
 
 def test_break_even_is_the_last_that_saves_weights(parameters: Parameters) -> None:

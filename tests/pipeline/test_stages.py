@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import run_stage, write_params
+from helpers import run_stage, settings, write_params
 
 STAGES = (
     "synthesize", "prepare", "attributes", "train", "prior", "generate", "evaluate", "cost",
@@ -186,6 +186,7 @@ def test_a_relative_source_in_a_copy_of_the_project_is_told_with_its_place(
         (PermissionError(errno.EACCES, "Permission denied", b"out"), "out: cannot be written: Pe"),
         (OSError(errno.ELOOP, "Too many levels", "elsewhere"), "elsewhere: cannot be used: Too"),
         (OSError(errno.ENOSPC, "No space left"), "an output: cannot be written: No space left"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory", "out"), "out of memory"),
     ],
 )
 def test_an_error_of_the_file_system_names_the_file_and_what_was_done(
@@ -197,6 +198,7 @@ def test_an_error_of_the_file_system_names_the_file_and_what_was_done(
 
     monkeypatch.setattr(_stage, "_inputs", [Path("in")])
     monkeypatch.setattr(_stage, "_outputs", [Path("out")])
+    monkeypatch.setattr(_stage, "_parameters", [settings()])
 
     def fails() -> None:
         raise error

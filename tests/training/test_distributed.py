@@ -25,8 +25,9 @@ from facevae.model.saving import load_model, save_model
 from facevae.shards.batches import Shards
 from facevae.training.checkpoints import Checkpoint
 from facevae.training.cluster import Cluster, Machine, read_cluster
-from facevae.training.devices import check_batch_size, is_chief, visible_devices
+from facevae.training.devices import check_batch_size, visible_devices
 from facevae.training.loop import train
+from facevae.training.statistics import recompute_statistics
 
 pytestmark = pytest.mark.slow
 
@@ -53,13 +54,14 @@ def _train(
     (processor,) = tf.config.list_physical_devices("CPU")
     logical = [tf.config.LogicalDeviceConfiguration()] * devices
     tf.config.set_logical_device_configuration(processor, logical)
-    strategy = visible_devices(read_cluster(os.environ))
+    cluster = read_cluster(os.environ)
+    strategy = visible_devices(cluster)
     workers = len(config["cluster"]["worker"]) if config else 1
     assert strategy.num_replicas_in_sync == devices * workers
     enable_determinism(1)
     with strategy.scope():
         vae = small_vae(kl_warmup_epochs=1, **network)
-    writes = is_chief(strategy)
+    writes = cluster is None or cluster.this == cluster.chief
     answers = itertools.count(1)  # it is asked after each step
     with contextlib.ExitStack() as stack:
         history = stack.enter_context(open(folder / "history.csv" if writes else os.devnull, "w"))
@@ -68,15 +70,18 @@ def _train(
         checkpoint = Checkpoint(folder / "state") if writes else None
         if checkpoint:
             stack.enter_context(checkpoint)
+        asked = train_settings(**{**small, **settings})
         with stopped:
             train(
                 vae,
                 Shards(shards),
-                train_settings(**{**small, **settings}),
+                asked,
                 history=history,
                 checkpoint=checkpoint,
                 stop_requested=lambda: next(answers) == last_step,
             )
+    if not last_step:
+        recompute_statistics(vae, Shards(shards), asked)
     if writes and not last_step:
         save_model(vae, folder / "model.keras")
 

@@ -176,6 +176,8 @@ class Parameters(_Section):
     def with_changes(self, changes: Mapping[str, Any]) -> "Parameters":
         """A copy with some values changed, checked in the same way as params.yaml.
 
+        What is asked of the data is not checked: a copy may be for another number of images.
+
         Args:
             changes: new values by full name, such as {"train.batch_size": 128}. Unlike in
                 params.yaml, "encoder.inter_dense" may be 0, which is the variant direct.
@@ -255,7 +257,7 @@ _SHAPE = (
 )
 
 
-def batch_mistakes(batch_size: int, accumulation_steps: int) -> list[str]:
+def parts_mistakes(batch_size: int, accumulation_steps: int) -> list[str]:
     """The reason why a batch does not divide into `accumulation_steps` equal parts.
 
     Returns:
@@ -272,13 +274,6 @@ def batch_mistakes(batch_size: int, accumulation_steps: int) -> list[str]:
 _BATCH = (("train", "batch_size"), ("train", "accumulation_steps"))
 
 
-_REQUEST = (
-    ("data", "limit"),
-    ("train", "batch_size"),
-    ("generate", "rows"),
-    ("generate", "columns"),
-    ("generate", "prior"),
-)
 _LISTED = 20  # mistakes, at most
 
 
@@ -309,9 +304,7 @@ def _check(content: dict[str, Any]) -> tuple[Parameters | None, list[str]]:
     if not wrong & {*_SHAPE, ("data",), ("encoder",)}:
         mistakes += shape_mistakes(*(content[section][key] for section, key in _SHAPE))
     if not wrong & {*_BATCH, ("train",)}:
-        mistakes += batch_mistakes(*(content[section][key] for section, key in _BATCH))
-    if not wrong & {*_REQUEST, ("data",), ("train",), ("generate",)}:
-        mistakes += count_mistakes(content, content["data"]["limit"])
+        mistakes += parts_mistakes(*(content[section][key] for section, key in _BATCH))
     return parameters, mistakes
 
 
@@ -324,6 +317,9 @@ def load_parameters(path: str | Path = "params.yaml") -> Parameters:
     """
     path = Path(path)
     parameters, mistakes = _check(read_mapping(path))
+    if parameters is not None:
+        content = parameters.content()
+        mistakes += count_mistakes(content, content["data"]["limit"])
     if parameters is not None and parameters.encoder.inter_dense == 0:
         mistakes.append(
             "encoder.inter_dense: must be greater than or equal to 1, not 0; the variant direct "

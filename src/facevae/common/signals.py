@@ -29,5 +29,5 @@ def interrupts_held_back() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for number in held_back:
-        signal.raise_signal(number)
+        for number in held_back:
+            signal.raise_signal(number)

@@ -38,13 +38,13 @@ _DEPTH = 3  # such as celeba/img_align_celeba/img_align_celeba
 _SEARCHED = 50  # folders in which a copy is looked for to name it, where there is none
 _PACKED = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".001")
 
-_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 HOW_TO_GET_IT = f"""\
 To download CelebA (1.4 GB) and train on it, run
     make celeba
     dvc exp run -S data.source=data/celeba
 Instead of make celeba, you can put {ARCHIVE} and {PARTITION} into
-data/celeba yourself ({_PAGE}).
+data/celeba yourself ({PAGE}).
 To train on the built-in drawn faces, which need no download, run
     dvc exp run -S data.source=data/synthetic"""
 
@@ -159,6 +159,15 @@ def _find_list(places: list[_Place], name: str) -> Path | None:
     return _find_file(places, name) or _find_file(places, f"{Path(name).stem}.csv")
 
 
+def find_labels(folder: Path) -> Path | None:
+    """The list of attributes in a folder, as .txt or as .csv; None if there is none.
+
+    Raises:
+        UserError: two names differ in upper and lower case only, or it is not a file.
+    """
+    return _find_list([_Place.of(folder)], ATTRIBUTES)
+
+
 def _find_folder(places: list[_Place]) -> Path | None:
     """The folder of unpacked images; one without images if there is no other."""
     for name in (FOLDER, f"{FOLDER}_png"):
@@ -221,7 +230,7 @@ def _remedy(source: Path, places: list[_Place], name: str) -> str:
             if each.casefold().endswith(_PACKED) and each.casefold() != ARCHIVE:
                 return f"; there is {place.path / each}: unpack it there"
     if name == PARTITION:
-        return f"; put CelebA's there, which is in the folder Eval of {_PAGE}"
+        return f"; put CelebA's there, which is in the folder Eval of {PAGE}"
     return f"\n{HOW_TO_GET_IT}"
 
 

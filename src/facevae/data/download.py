@@ -23,7 +23,7 @@ import requests
 from facevae.common.errors import UserError
 from facevae.common.locks import stale_note, try_lock
 from facevae.common.runtime import counting
-from facevae.data.celeba import ARCHIVE, ATTRIBUTES, PARTITION
+from facevae.data.celeba import ARCHIVE, ATTRIBUTES, PAGE, PARTITION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,7 @@ FILES = (
         "0B7EVK8r0v71pZjFTYXZWM3FlRnM",
     ),
 )
-_PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-_BY_HAND = f"or download it with a browser ({_PAGE}), put it there and run this again to verify it"
+_BY_HAND = f"or download it with a browser ({PAGE}), put it there and run this again to verify it"
 
 
 def verify(path: Path, file: OfficialFile) -> str | None:
@@ -241,7 +240,7 @@ def override(folder: Path) -> str:
 def main(arguments: Sequence[str] | None = None, files: Sequence[OfficialFile] = FILES) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m facevae.data.download",
-        description=f"Download CelebA ({_PAGE}, for non-commercial research only) into a folder "
+        description=f"Download CelebA ({PAGE}, for non-commercial research only) into a folder "
         "and verify it. An interrupted download is resumed. Files that are already in the folder "
         "are verified and never changed.",
     )

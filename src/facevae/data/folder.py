@@ -18,7 +18,6 @@ import numpy as np
 
 from facevae.common.errors import UserError
 from facevae.data.celeba import (
-    ATTRIBUTES,
     PARTITION,
     SPLITS,
     Copy,
@@ -176,13 +175,6 @@ def rows_of_splits(names: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """The places in `names` of each split's pictures."""
     splits = np.array([split_of(name, seed) for name in names.tolist()], "U")
     return {split: np.flatnonzero(splits == split) for split in SPLITS}
-
-
-def find_labels(source: Path) -> Path | None:
-    """The file of labels in a folder of pictures: CelebA's, as .txt or as .csv, in any case."""
-    there = {file.name.casefold(): file for file in source.iterdir()}
-    found = [there.get(f"{Path(ATTRIBUTES).stem}{ending}") for ending in (".txt", ".csv")]
-    return next(filter(None, found), None)
 
 
 def read_labels(path: Path, names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, list[str]]:

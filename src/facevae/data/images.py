@@ -53,7 +53,9 @@ def list_images(store: Path) -> np.ndarray:
             names point outside the archive.
     """
     try:
-        names, places = _in_folder(store) if store.is_dir() else _in_archive(store)
+        if store.is_dir():
+            return list_files(_in_folder(store))
+        names, places = _in_archive(store)
     except UserError as error:
         raise UserError(f"{store}: {error}") from None
     except OSError as error:
@@ -91,7 +93,7 @@ _PLACE_FIELDS = [
 ]
 
 
-def _in_folder(path: Path) -> tuple[np.ndarray, bytearray]:
+def _in_folder(path: Path) -> np.ndarray:
     names = Names()
     with os.scandir(path) as entries:
         for entry in entries:
@@ -102,7 +104,7 @@ def _in_folder(path: Path) -> tuple[np.ndarray, bytearray]:
         raise UserError(
             "has no images (.jpg, .jpeg, .png); check that they are not in a folder inside it"
         )
-    return found, bytearray(_PLACE.size * len(found))
+    return found
 
 
 def _in_archive(path: Path) -> tuple[np.ndarray, bytearray]:

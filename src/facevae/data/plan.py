@@ -9,11 +9,10 @@ import numpy as np
 
 from facevae.common.errors import UserError, printable
 from facevae.common.parameters import Data, Limit
-from facevae.data.celeba import SPLITS, read_attributes, read_partition
+from facevae.data.celeba import SPLITS, find_labels, read_attributes, read_partition
 from facevae.data.folder import (
     check_folder,
     find_celeba,
-    find_labels,
     list_pictures,
     read_labels,
     rows_of_splits,

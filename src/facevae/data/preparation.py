@@ -1,4 +1,4 @@
-"""Convert CelebA's JPEGs to shards of small square images, one independent task per shard."""
+"""Convert images to shards of small square ones, one independent task per shard."""
 
 import contextlib
 import dataclasses

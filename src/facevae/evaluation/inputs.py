@@ -38,7 +38,7 @@ class Inputs:
     """A trained VAE, the data to evaluate it on, and the networks that describe images.
 
     Attributes:
-        batch_size: images that a device takes at a time in training.
+        batch_size: images that go through the VAE at a time, at most.
         prior: distribution of the latent codes of samples; None: N(0, I).
         attribute_classifier: trained on the same data; None if it has no labels to learn.
         inception_weights: file for `facevae.evaluation.inception`; None: no FID.

@@ -338,8 +338,9 @@ def largest_batch(parameters: Parameters, capacity: int) -> int:
     parts = parameters.train.accumulation_steps
 
     def fits(images_per_part: int) -> bool:
-        changed = parameters.with_changes({"train.batch_size": images_per_part * parts})
-        return ledger(changed).peak <= capacity
+        # Beyond the bounds of params.yaml as well, where a network is tiny and a card large.
+        train = parameters.train.model_copy(update={"batch_size": images_per_part * parts})
+        return ledger(parameters.model_copy(update={"train": train})).peak <= capacity
 
     low, high = 0, 1
     while fits(high):

@@ -5,10 +5,10 @@ Each computes what Keras' layer computes, up to rounding, and works on any Keras
 
 import keras
 
-# Of the moving averages; a compromise. Keras' default of 0.99 averages over several hundred steps,
-# which is all that the built-in training has. At 0.9 the average covers few batches and is noisy:
-# after 30 epochs of batch 32 on real images, averaging over more batches lowered the test loss from
-# 456 to 428.
+# Of the moving averages, which validation during a training uses, and the attribute classifier;
+# those of a trained VAE are computed anew (`facevae.training.statistics`). Keras' default of 0.99
+# averages over several hundred steps, which is all that the built-in training has; at 0.9 the
+# average covers few batches and is noisy.
 MOMENTUM = 0.97
 
 

@@ -131,16 +131,6 @@ def _configure_coordination(cluster: Cluster) -> None:
     )
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes files: the chief, or else worker 0."""
-    resolver = strategy.cluster_resolver
-    if resolver is None:
-        return True
-    if "chief" in resolver.cluster_spec().jobs:
-        return resolver.task_type == "chief"
-    return resolver.task_id == 0
-
-
 def split_batches(
     strategy: tf.distribute.Strategy, batches: tf.data.Dataset, batch_size: int
 ) -> Iterable[Any]:

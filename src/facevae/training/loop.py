@@ -54,10 +54,10 @@ def _check_finite(terms: np.ndarray, kl_weight: np.float32, place: str) -> None:
     """Raise a UserError if a term of the loss is not finite, or the KL times its weight."""
     if np.isfinite(terms).all():
         with np.errstate(over="ignore"):
-            named, remedy = {"weighted kl": kl_weight * terms[1]}, "try a smaller loss.kl_weight"
+            checked, remedy = {"weighted kl": kl_weight * terms[1]}, "try a smaller loss.kl_weight"
     else:
-        named, remedy = {"reconstruction": terms[0], "kl": terms[1]}, SMALLER_STEPS
-    faults = [f"the {name} term is {x}" for name, x in named.items() if not np.isfinite(x)]
+        checked, remedy = {"reconstruction": terms[0], "kl": terms[1]}, SMALLER_STEPS
+    faults = [f"the {name} term is {x}" for name, x in checked.items() if not np.isfinite(x)]
     if faults:
         raise UserError(f"{' and '.join(faults)} in {place}; {remedy}")
 

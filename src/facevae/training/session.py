@@ -25,7 +25,7 @@ from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, steps_per_epoch
 from facevae.training.checkpoints import Checkpoint, content_digest, state_key
 from facevae.training.cluster import Cluster
-from facevae.training.devices import is_chief, own_devices, visible_devices, workers_alive
+from facevae.training.devices import own_devices, visible_devices, workers_alive
 from facevae.training.loop import train
 from facevae.training.meeting import meet
 from facevae.training.statistics import recompute_statistics
@@ -46,8 +46,8 @@ def run_training(
 ) -> None:
     """Train from the start, or from where an earlier run of the same training stopped.
 
-    The model that is written has statistics of its last weights; the history's validation losses
-    are those of the moving averages, as each epoch ended.
+    The model that is written has statistics of the weights that it keeps; the history's validation
+    losses are those of the moving averages, as each epoch ended.
 
     Of several machines the chief alone writes and shows a progress bar. They begin when all are
     there and are found to train the same.
@@ -71,6 +71,10 @@ def run_training(
     """
     settings = parameters.train
     name = f"Training {model.stem}"
+
+    def say(sentence: str) -> None:
+        print(f"{name}: {sentence}", file=sys.stderr, flush=True)
+
     code_digest = content_digest((), project, code)
     # All shards are read for it, which takes time: beside the building of the networks.
     images_digest = ThreadPoolExecutor(1).submit(
@@ -85,7 +89,7 @@ def run_training(
             cluster,
             lambda: _facts(parameters, shards, code_digest, images_digest.result()),
             stop_requested=stop_requested,
-            report=lambda sentence: print(f"{name}: {sentence}", file=sys.stderr, flush=True),
+            report=say,
         )
     strategy = visible_devices(cluster)
     enable_determinism(settings.seed)
@@ -97,7 +101,7 @@ def run_training(
             precision=settings.precision,
             seed=settings.seed,
         )
-    if not is_chief(strategy):
+    if cluster is not None and cluster.this != cluster.chief:
         with shards, workers_alive(strategy), open(os.devnull, "w") as nowhere:
             train(vae, shards, settings, history=nowhere, stop_requested=stop_requested)
             recompute_statistics(vae, shards, settings)
@@ -108,7 +112,7 @@ def run_training(
     on = "on" if onednn_is_on() else "off"
     print(f"{name} on {device_name()}, oneDNN {on}", file=sys.stderr)
     if sentence := unused_nvidia_card():
-        print(f"{name}: {sentence}", file=sys.stderr)
+        say(sentence)
     images = settings.epochs * steps_per_epoch(shards, settings.batch_size) * settings.batch_size
     with contextlib.ExitStack() as stack:
         stack.enter_context(shards)
@@ -116,7 +120,7 @@ def run_training(
         checkpoint = stack.enter_context(
             Checkpoint(
                 states / f"{model.stem}-{key}",
-                on_wait=lambda sentence: print(f"{name}: {sentence}", file=sys.stderr, flush=True),
+                on_wait=say,
                 stop_requested=stop_requested,
             )
         )
@@ -155,7 +159,7 @@ def run_training(
         if settings.early_stopping_patience is not None:
             bar.write(f"{name}: weights of epoch {kept}, the best in validation", sys.stderr)
         if stop_requested():  # while the last epoch ended, or the model was saved
-            raise StoppedError("stopped when the training was complete and the model saved")
+            raise StoppedError("stopped when the training was complete")
         if not is_orphan():
             checkpoint.remove()
 
