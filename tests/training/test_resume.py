@@ -462,7 +462,7 @@ def test_resume_after_a_stop_while_the_model_is_saved(
     def saving() -> bool:
         return model.exists() or bool(list(model.parent.glob(".model.keras.tmp-*")))
 
-    with pytest.raises(StoppedError, match="stopped when the training was complete and the mod"):
+    with pytest.raises(StoppedError, match="stopped when the training was complete"):
         run(saving)
     saved, history = model.read_bytes(), (tmp_path / "history.csv").read_bytes()
     assert list((tmp_path / "states").glob("*/checkpoint.npz"))
