@@ -93,7 +93,7 @@ def run_training(
         )
     strategy = visible_devices(cluster)
     enable_determinism(settings.seed)
-    with strategy.scope():
+    with workers_alive(strategy), strategy.scope():
         vae = VAE(
             parameters.encoder,
             parameters.loss,
