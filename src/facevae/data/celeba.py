@@ -71,8 +71,8 @@ def find_copy(source: Path) -> Copy:
     a .csv file, what is in a folder before what is in a folder inside it.
 
     Raises:
-        UserError: a part is missing, is not a file, or cannot be told from another one; the message
-            says what to do.
+        UserError: a part is missing, is not a file, or is there twice and neither comes first; the
+            message says what to do.
     """
     try:
         if not source.exists():

@@ -6,7 +6,7 @@ Each computes what Keras' layer computes, up to rounding, and works on any Keras
 import keras
 
 # Of the moving averages, which validation during a training uses, and the attribute classifier;
-# those of a trained VAE are computed anew (`facevae.training.statistics`). Keras' default of 0.99
+# those of a trained VAE are computed again (`facevae.training.statistics`). Keras' default of 0.99
 # averages over several hundred steps, which is all that the built-in training has; at 0.9 the
 # average covers few batches and is noisy.
 MOMENTUM = 0.97

@@ -59,7 +59,7 @@ class VAE(keras.Model):
         log_sigma: ln sigma outside training, sigma in pixel values; None unless the reconstruction
             is "gaussian". A number if sigma is given. If sigma is learned, training computes it
             from each batch, and this is a weight with the moving average of ln sigma, as in batch
-            normalisation; `facevae.training.statistics` computes it anew when the training ends.
+            normalisation; `facevae.training.statistics` computes it again when the training ends.
 
     Example:
         >>> parameters = load_parameters("params.yaml")

@@ -1,4 +1,4 @@
-"""Batch normalisation's statistics and a learned sigma, computed anew when a training ends.
+"""Batch normalisation's statistics and a learned sigma, computed again when a training ends.
 
 During training they are moving averages, which are noisy and lag behind the weights. Averages over
 many batches with the final weights are better ones: "precise batch normalisation", Wu & Johnson
