@@ -50,7 +50,12 @@ def build_step(parameters: Parameters) -> tuple[Any, Callable]:
 
     train, size = parameters.train, parameters.data.image_size
     vae = VAE(
-        parameters.encoder, parameters.loss, image_size=size, precision=train.precision, seed=0
+        parameters.encoder,
+        parameters.decoder,
+        parameters.loss,
+        image_size=size,
+        precision=train.precision,
+        seed=0,
     )
     return vae, training_step(vae, build_optimizer(train, train.learning_rate), train)
 
@@ -62,7 +67,12 @@ def endless_batches(shards: Path, batch_size: int, latent_size: int) -> Iterator
     opened = Shards(shards)
     for epoch in itertools.count():
         yield from training_batches(
-            opened, batch_size=batch_size, latent_size=latent_size, seed=1, epoch=epoch
+            opened,
+            batch_size=batch_size,
+            latent_size=latent_size,
+            horizontal_flips=False,
+            seed=1,
+            epoch=epoch,
         )
 
 

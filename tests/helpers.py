@@ -96,6 +96,7 @@ def make_vae(**changes: Any):
     made = settings(**changes)
     return VAE(
         made.encoder,
+        made.decoder,
         made.loss,
         image_size=made.data.image_size,
         precision=made.train.precision,

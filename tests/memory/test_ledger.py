@@ -56,6 +56,7 @@ def test_the_peak_is_what_a_training_step_takes(peaks: dict[str, int], name: str
 def _built(parameters: Parameters) -> VAE:
     return VAE(
         parameters.encoder,
+        parameters.decoder,
         parameters.loss,
         image_size=parameters.data.image_size,
         precision=parameters.train.precision,

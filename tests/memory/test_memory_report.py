@@ -30,7 +30,14 @@ def test_encoder_parameters_are_those_that_keras_counts(
         },
     )
     setting = setting.variant(variant)
-    vae = VAE(setting.encoder, setting.loss, image_size=24, precision="float32", seed=0)
+    vae = VAE(
+        setting.encoder,
+        setting.decoder,
+        setting.loss,
+        image_size=24,
+        precision="float32",
+        seed=0,
+    )
     assert encoder_parameters(setting) == vae.encoder.count_params()
 
 

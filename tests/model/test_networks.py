@@ -144,6 +144,7 @@ def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> Non
     with pytest.raises(UserError, match=sentence):
         VAE(
             settings().encoder.model_copy(update=changes),
+            settings().decoder,
             settings().loss,
             image_size=changes.get("image_size", 96),
             precision="float32",
@@ -153,18 +154,24 @@ def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> Non
 
 @pytest.mark.parametrize(
     ("section", "change"),
-    [("encoder", {"block": "dense"}), ("loss", {"reconstruction": "mae"})],
+    [
+        ("encoder", {"block": "dense"}),
+        ("decoder", {"upsampling": "bilinear"}),
+        ("loss", {"reconstruction": "mae"}),
+    ],
 )
 def test_names_that_the_library_does_not_know_are_refused(section: str, change: dict) -> None:
     """Also in a section that was built without the checks of `Parameters`."""
     known = settings()
-    sections: dict[str, Any] = {"encoder": known.encoder, "loss": known.loss}
+    sections: dict[str, Any] = {
+        "encoder": known.encoder, "decoder": known.decoder, "loss": known.loss
+    }  # fmt: skip
     sections[section] = sections[section].model_copy(update=change)
     (name,) = change.values()
     with pytest.raises(ValueError, match=name):
         VAE(**sections, image_size=96, precision="float32", seed=1)
     with pytest.raises(ValueError, match="half"):
-        VAE(known.encoder, known.loss, image_size=96, precision="half", seed=1)
+        VAE(known.encoder, known.decoder, known.loss, image_size=96, precision="half", seed=1)
 
 
 def test_variants_with_one_seed_start_alike() -> None:

@@ -189,7 +189,13 @@ def test_resume_with_schedule_clipping_and_early_stopping(
 def test_resume_reads_the_batches_that_were_left(shards: Path) -> None:
     def batches(skip: int) -> list[dict[str, np.ndarray]]:
         dataset = training_batches(
-            Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=2, skip=skip
+            Shards(shards),
+            batch_size=8,
+            latent_size=4,
+            horizontal_flips=False,
+            seed=1,
+            epoch=2,
+            skip=skip,
         )
         assert len(dataset) == 6 - skip
         return [{key: value.numpy() for key, value in batch.items()} for batch in dataset]

@@ -28,7 +28,12 @@ def _train_settings(**changes: Any):
 def _last_pass(vae: VAE, shards: Shards, batch_size: int, epochs: int) -> list[dict[str, Any]]:
     """The batches that statistics are computed from."""
     batches = training_batches(
-        shards, batch_size=batch_size, latent_size=vae.latent_size, seed=1, epoch=epochs
+        shards,
+        batch_size=batch_size,
+        latent_size=vae.latent_size,
+        horizontal_flips=False,
+        seed=1,
+        epoch=epochs,
     )
     return [{name: value.numpy() for name, value in batch.items()} for batch in batches]
 

@@ -25,6 +25,11 @@ from facevae.training.optimizers import (
 )
 from facevae.training.step import evaluate_split, training_step, validation_step
 
+# What `training_batches` takes for the first epoch of `small_vae`.
+BATCHES: dict[str, Any] = {
+    "batch_size": 8, "latent_size": 4, "horizontal_flips": False, "seed": 1, "epoch": 0,
+}  # fmt: skip
+
 
 def _train(
     shards: Path, vae: VAE | None = None, dropout: float = 0.0, **changes: Any
@@ -65,9 +70,7 @@ def test_another_seed_is_another_training(shards: Path) -> None:
 @pytest.mark.parametrize("block", ["plain", "residual"])
 def test_precision_is_that_of_the_layers_alone(shards: Path, precision: str, block: str) -> None:
     vae = small_vae(precision=precision, block=block)
-    batch = next(
-        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
-    )
+    batch = next(iter(training_batches(Shards(shards), **BATCHES)))
     outputs = vae(batch, training=True)
     assert {output.dtype for output in outputs.values()} == {tf.float32}
     assert {term.dtype for term in vae.loss_terms(batch["images"], outputs)} == {tf.float32}
@@ -125,9 +128,7 @@ def test_a_step_is_plain_gradient_descent_on_the_loss(shards: Path) -> None:
     """One SGD step against gradients computed separately, without normalisation."""
     enable_determinism(1)
     vae = small_vae(batch_normalization=False)
-    batch = next(
-        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
-    )
+    batch = next(iter(training_batches(Shards(shards), **BATCHES)))
     before = [weight.numpy() for weight in vae.trainable_variables]
     with tf.GradientTape() as tape:
         mu, log_var = vae.encoder(batch["images"])
@@ -206,7 +207,9 @@ def test_each_optimizer_learns(
 def _one_step(shards: Path, precision: str, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Terms and gradients of a step with 24 images, without layers that mix images of a batch."""
     enable_determinism(1)
-    dataset = training_batches(Shards(shards), batch_size=24, latent_size=4, seed=1, epoch=0)
+    dataset = training_batches(
+        Shards(shards), batch_size=24, latent_size=4, horizontal_flips=False, seed=1, epoch=0
+    )
     batch = next(iter(dataset))
     enable_determinism(1)
     vae = small_vae(batch_normalization=False, precision=precision)
@@ -243,9 +246,7 @@ def test_accumulated_parts_are_no_less_precise(shards: Path, precision: str) -> 
 
 
 def test_accumulated_parts_move_the_averages_of_normalisation_each(shards: Path) -> None:
-    (batch,) = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0).take(
-        1
-    )
+    (batch,) = training_batches(Shards(shards), **BATCHES).take(1)
     vae = small_vae()
     step = training_step(vae, keras.optimizers.SGD(0.0), train_settings(accumulation_steps=2))
     step(batch, tf.constant(1.0))
@@ -271,7 +272,7 @@ def test_rematerialised_steps_are_the_same(
     shards: Path, network: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     """Loss terms, weights, averages of normalisation and seeds of dropout, over three steps."""
-    dataset = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
+    dataset = training_batches(Shards(shards), **BATCHES)
     results = []
     for rematerialization in (False, True):
         enable_determinism(1)
@@ -309,9 +310,7 @@ def test_learning_rate_grows_linearly_then_falls_as_a_cosine(warmup: int) -> Non
 
 
 def test_clipping_shortens_all_gradients_together(shards: Path) -> None:
-    batch = next(
-        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
-    )
+    batch = next(iter(training_batches(Shards(shards), **BATCHES)))
 
     def movement(clip: float | None) -> np.ndarray:
         enable_determinism(1)
@@ -349,7 +348,7 @@ def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:
     enable_determinism(1)
     theirs = small_vae(batch_normalization=False)
     theirs.compile(keras.optimizers.Adam(0.003))
-    batches = training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0)
+    batches = training_batches(Shards(shards), **BATCHES)
     theirs.fit(batches, epochs=1, verbose=0, shuffle=False)
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=2e-5)  # six steps of 0.003
@@ -358,7 +357,12 @@ def test_fit_of_keras_takes_the_same_steps(shards: Path) -> None:
 def test_every_image_once_an_epoch_in_another_order(shards: Path) -> None:
     def epoch(number: int, seed: int = 1) -> np.ndarray:
         batches = training_batches(
-            Shards(shards), batch_size=8, latent_size=4, seed=seed, epoch=number
+            Shards(shards),
+            batch_size=8,
+            latent_size=4,
+            horizontal_flips=False,
+            seed=seed,
+            epoch=number,
         )
         return np.concatenate([batch["images"] for batch in batches])
 
@@ -378,7 +382,12 @@ def test_noise_is_standard_normal_and_never_repeats(shards: Path) -> None:
         batch["epsilon"].numpy()
         for epoch in range(20)
         for batch in training_batches(
-            Shards(shards), batch_size=8, latent_size=32, seed=1, epoch=epoch
+            Shards(shards),
+            batch_size=8,
+            latent_size=32,
+            horizontal_flips=False,
+            seed=1,
+            epoch=epoch,
         )
     ]
     noise = np.concatenate(drawn)
@@ -426,9 +435,7 @@ def test_keras_fit_learns_sigma_and_heeds_free_bits(shards: Path) -> None:
     enable_determinism(1)
     vae = small_vae(reconstruction="gaussian", free_bits=0.5)
     vae.compile(keras.optimizers.SGD(0.0))
-    batch = next(
-        iter(training_batches(Shards(shards), batch_size=8, latent_size=4, seed=1, epoch=0))
-    )
+    batch = next(iter(training_batches(Shards(shards), **BATCHES)))
     outputs = vae(batch, training=True)
     mu, log_var = (np.asarray(outputs[name], np.float64) for name in ("mu", "log_var"))
     of_units = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).mean(axis=0)

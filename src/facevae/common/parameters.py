@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -41,6 +41,19 @@ def _sigma(value: Any) -> Any:
         return float(value)
     raise PydanticCustomError(
         "sigma", f"Input should be learned or a number greater than 0 and at most {_MAX_SIGMA}"
+    )
+
+
+UPSAMPLINGS = ("resize", "transposed")
+
+
+def _upsampling(value: Any) -> Any:
+    names = value if isinstance(value, list) and value else [value]
+    if all(isinstance(name, str) and name in UPSAMPLINGS for name in names):
+        return value
+    raise PydanticCustomError(
+        "upsampling",
+        "Input should be resize or transposed, or a list of these with an entry per conv layer",
     )
 
 
@@ -111,6 +124,11 @@ class Encoder(_Section):
     dropout: Number = Field(ge=0, lt=1)
 
 
+class Decoder(_Section):
+    upsampling: Annotated[str | list[str], BeforeValidator(_upsampling)]
+    kernel_sizes: Annotated[list[Steps], Field(min_length=1, max_length=_MAX_LAYERS)] | None
+
+
 class Loss(_Section):
     reconstruction: Literal["mse", "bce", "gaussian"]
     sigma: Annotated[float | Literal["learned"], BeforeValidator(_sigma)]
@@ -128,8 +146,10 @@ class Train(_Section):
     learning_rate: Number = Field(gt=0, le=1)
     learning_rate_schedule: Literal["constant", "cosine"]
     warmup_steps: int = Field(ge=0, le=1_000_000_000)
+    ema_momentum: Annotated[Number, Field(gt=0, lt=1)] | None
     gradient_clip_norm: Annotated[Number, Field(gt=0, le=1e12)] | None
     early_stopping_patience: Epochs | None
+    horizontal_flips: bool
     precision: Literal["float32", "bfloat16", "float16"]
     seed: Seed
 
@@ -152,6 +172,7 @@ class Parameters(_Section):
     synthesize: Synthesize
     data: Data
     encoder: Encoder
+    decoder: Decoder
     loss: Loss
     train: Train
     generate: Generate
@@ -217,24 +238,70 @@ def _content(section: BaseModel) -> dict[str, Any]:
     }
 
 
+class DecoderLayer(NamedTuple):
+    """A layer of the Decoder that mirrors a conv layer of the Encoder.
+
+    Attributes:
+        filters: channels of its output.
+        kernel_size: side of its trained kernel.
+        stride: how many times as many pixels a side its output has as its input.
+        upsampling: "resize" or "transposed".
+    """
+
+    filters: int
+    kernel_size: int
+    stride: int
+    upsampling: str
+
+
+def decoder_layers(encoder: Encoder, decoder: Decoder) -> list[DecoderLayer]:
+    """The Decoder's layers in the order of the forward pass, without residual blocks.
+
+    They are the Encoder's conv layers in the opposite order: the last one mirrors the first.
+    """
+    upsampling = decoder.upsampling
+    if isinstance(upsampling, str):
+        upsampling = [upsampling] * len(encoder.filters)
+    mirrored = zip(
+        [CHANNELS, *encoder.filters[:-1]],
+        decoder.kernel_sizes or encoder.kernel_sizes,
+        encoder.strides,
+        upsampling,
+        strict=True,
+    )
+    return [DecoderLayer(*layer) for layer in mirrored][::-1]
+
+
 def shape_mistakes(
-    image_size: int, filters: Sequence[int], kernel_sizes: Sequence[int], strides: Sequence[int]
+    image_size: int,
+    filters: Sequence[int],
+    kernel_sizes: Sequence[int],
+    strides: Sequence[int],
+    upsampling: str | Sequence[str],
+    decoder_kernel_sizes: Sequence[int] | None,
 ) -> list[str]:
     """Reasons why an Encoder, or the Decoder that mirrors it, cannot be built with this shape.
 
     Args:
         image_size: pixels per side.
-        filters, kernel_sizes, strides: one entry per conv layer.
+        filters, kernel_sizes, strides: of section `encoder`, one entry per conv layer.
+        upsampling, decoder_kernel_sizes: of section `decoder`.
 
     Returns:
         One line per reason; empty if both can be built.
     """
     layers = len(filters)
+    lists = {
+        "encoder.kernel_sizes": kernel_sizes,
+        "encoder.strides": strides,
+        "decoder.upsampling": upsampling,
+        "decoder.kernel_sizes": decoder_kernel_sizes,
+    }
     mistakes = [
-        f"encoder.{name}: has {len(entries)} entries and encoder.filters has {layers}; "
+        f"{name}: has {len(entries)} entries and encoder.filters has {layers}; "
         f"give one per conv layer"
-        for name, entries in (("kernel_sizes", kernel_sizes), ("strides", strides))
-        if len(entries) != layers
+        for name, entries in lists.items()
+        if isinstance(entries, list) and len(entries) != layers
     ]
     size = image_size
     for layer, stride in enumerate(strides, start=1):
@@ -249,11 +316,11 @@ def shape_mistakes(
     return mistakes
 
 
+# What `shape_mistakes` takes, in its order.
 _SHAPE = (
     ("data", "image_size"),
-    ("encoder", "filters"),
-    ("encoder", "kernel_sizes"),
-    ("encoder", "strides"),
+    *(("encoder", key) for key in ("filters", "kernel_sizes", "strides")),
+    *(("decoder", key) for key in ("upsampling", "kernel_sizes")),
 )
 
 
@@ -301,7 +368,7 @@ def _check(content: dict[str, Any]) -> tuple[Parameters | None, list[str]]:
         errors = error.errors()
     mistakes = [_mistake(error) for error in errors]
     wrong = {error["loc"][:length] for error in errors for length in (1, 2)}
-    if not wrong & {*_SHAPE, ("data",), ("encoder",)}:
+    if not wrong & {*_SHAPE, ("data",), ("encoder",), ("decoder",)}:
         mistakes += shape_mistakes(*(content[section][key] for section, key in _SHAPE))
     if not wrong & {*_BATCH, ("train",)}:
         mistakes += parts_mistakes(*(content[section][key] for section, key in _BATCH))

@@ -15,6 +15,7 @@ from typing import Any
 
 from facevae.evaluation.attribute_classifier import AttributeClassifier
 from facevae.evaluation.feature_metrics import attribute_feature_metrics, inception_metrics
+from facevae.evaluation.grid import ReconstructionGrid, grid_metrics
 from facevae.evaluation.image_metrics import (
     ReconstructionQuality,
     diversity_metrics,
@@ -65,12 +66,14 @@ FAMILIES: tuple[OfNetworks | OfTestSplit | OfImageSets, ...] = (
     OfNetworks("decoder", decoder_sizes),
     OfTestSplit("test", LossTerms),
     OfTestSplit("test", ReconstructionQuality),
+    OfTestSplit("test", ReconstructionGrid),
     OfTestSplit("test", LatentUnits),
     OfTestSplit("test", LikelihoodBounds),
     OfImageSets("samples", set_sizes),
     OfImageSets("samples", attribute_feature_metrics),
     OfImageSets("samples", inception_metrics),
     OfImageSets("samples", sliced_wasserstein_metrics),
+    OfImageSets("samples", grid_metrics),
     OfImageSets("samples", sharpness_metrics),
     OfImageSets("samples", diversity_metrics),
 )

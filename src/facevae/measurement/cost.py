@@ -36,7 +36,12 @@ def _step_seconds(parameters: Parameters) -> Sequence[float]:
     train, size = parameters.train, parameters.data.image_size
     enable_determinism(_SEED)
     vae = VAE(
-        parameters.encoder, parameters.loss, image_size=size, precision=train.precision, seed=_SEED
+        parameters.encoder,
+        parameters.decoder,
+        parameters.loss,
+        image_size=size,
+        precision=train.precision,
+        seed=_SEED,
     )
     step = training_step(vae, build_optimizer(train, _LEARNING_RATE), train)
     batch = {

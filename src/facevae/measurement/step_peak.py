@@ -153,7 +153,12 @@ def _train(parameters: Parameters) -> int:
     train, size = parameters.train, parameters.data.image_size
     meter = _Meter()
     vae = VAE(
-        parameters.encoder, parameters.loss, image_size=size, precision=train.precision, seed=0
+        parameters.encoder,
+        parameters.decoder,
+        parameters.loss,
+        image_size=size,
+        precision=train.precision,
+        seed=0,
     )
     step = training_step(vae, build_optimizer(train, train.learning_rate), train)
     # Created by TensorFlow: a batch converted from NumPy is in memory twice for a while.

@@ -8,7 +8,7 @@ and N trained weights:
     weights            4 (N + moving mean and variance of every normalised channel)
     gradients          4 N
     optimizer slots    adam 8 N; sgd 4 N; adafactor 4 (rows + columns) per weight of two or more
-                       dimensions and 4 N of the others
+                       dimensions and 4 N of the others; with train.ema_momentum 4 N more
     input batch        4 batch_size (size * size * 3 + latent), the images and the noise; with
                        accumulation, also the part in use
     activations        C B out for each tensor that the gradient of a layer with `out` outputs per
@@ -31,7 +31,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from facevae.common.parameters import CHANNELS, Encoder, Parameters, Train
+from facevae.common.parameters import (
+    CHANNELS,
+    Decoder,
+    Encoder,
+    Parameters,
+    Train,
+    decoder_layers,
+)
 
 _FLOAT32 = 4  # bytes of a number in weights, gradients, slots, inputs and losses
 
@@ -74,6 +81,7 @@ class _Layer:
         inputs, outputs: numbers per image.
         kept: tensors stored for the backward pass, by what they are: bytes per image. The output
             of a layer is the input of the next one, and is counted once.
+        enlarged: numbers of the kernel that a resize-convolution computes from its own; else 0.
         recomputed: bytes per image of the following activations that rematerialization recomputes.
         residual: whether the input is added to the output.
     """
@@ -84,6 +92,7 @@ class _Layer:
     inputs: int
     outputs: int
     kept: dict[str, int]
+    enlarged: int = 0
     recomputed: int = 0
     residual: bool = False
 
@@ -101,6 +110,7 @@ _OUTPUT, _NORMALIZED, _ACTIVATED = "output", "normalisation's input", "activatio
 
 def _layers(
     encoder: Encoder,
+    decoder: Decoder,
     image_size: int,
     itemsize: int = _FLOAT32,
     rematerialization: bool = False,
@@ -112,7 +122,12 @@ def _layers(
     """
 
     def convolution(
-        name: str, kernel: tuple[int, ...], count: int, inputs: int, outputs: int
+        name: str,
+        kernel: tuple[int, ...],
+        count: int,
+        inputs: int,
+        outputs: int,
+        enlarged: int = 0,
     ) -> _Layer:
         tensor = itemsize * outputs
         # The gradients of output_grad_leaky_relu, relu and elu read their output, which is the
@@ -134,14 +149,20 @@ def _layers(
             # Behind a sum, everything that leads to either of its summands is recomputed.
             recomputed = sum(behind.values()) * (2 if residual else 1)
             kept, behind = kept or {_ACTIVATED: tensor}, {}
+        kept |= behind
         return _Layer(
-            name, weights, statistics, inputs, outputs, kept | behind, recomputed, residual
+            name, weights, statistics, inputs, outputs, kept, enlarged, recomputed, residual
         )
 
     def block(
-        name: str, kernel: tuple[int, ...], count: int, inputs: int, outputs: int
+        name: str,
+        kernel: tuple[int, ...],
+        count: int,
+        inputs: int,
+        outputs: int,
+        enlarged: int = 0,
     ) -> list[_Layer]:
-        first = convolution(name, kernel, count, inputs, outputs)
+        first = convolution(name, kernel, count, inputs, outputs, enlarged)
         if encoder.block == "plain":
             return [first]
         shape = (3, 3, count, count)
@@ -171,17 +192,16 @@ def _layers(
     for name in ("mu", "log_var"):
         layers.append(dense(name, width, latent, {_OUTPUT: _FLOAT32 * latent}))
     layers.append(dense("dense", latent, flattened, {_OUTPUT: itemsize * flattened}))
-    outward = zip(
-        [*encoder.filters[-2::-1], CHANNELS],
-        encoder.kernel_sizes[::-1],
-        encoder.strides[::-1],
-        strict=True,
-    )
-    for place, (count, kernel, stride) in enumerate(outward, start=1):
+    outward = decoder_layers(encoder, decoder)
+    for place, (count, kernel, stride, upsampling) in enumerate(outward, start=1):
         inputs = side * side * channels
         side *= stride
         shape = (kernel, kernel, count, channels)
-        layers += block(f"conv_transpose_{place}", shape, count, inputs, side * side * count)
+        enlarged = 0
+        if upsampling == "resize":
+            enlarged = (kernel + stride - 1) ** 2 * count * channels
+        outputs = side * side * count
+        layers += block(f"conv_transpose_{place}", shape, count, inputs, outputs, enlarged)
         channels = count
     if encoder.block == "residual":
         layers.pop()
@@ -234,7 +254,7 @@ def ledger(parameters: Parameters) -> Ledger:
     images = train.batch_size // train.accumulation_steps
     lower = train.precision != "float32"
     itemsize = 2 if lower else _FLOAT32
-    layers = _layers(encoder, image_size, itemsize, train.rematerialization)
+    layers = _layers(encoder, parameters.decoder, image_size, itemsize, train.rematerialization)
     pixels = image_size * image_size * CHANNELS
 
     weights = _FLOAT32 * sum(layer.trained + layer.statistics for layer in layers)
@@ -242,18 +262,20 @@ def ledger(parameters: Parameters) -> Ledger:
     slots = _FLOAT32 * sum(
         _slots(train.optimizer, shape) for layer in layers for shape in layer.weights
     )
+    slots += gradients if train.ema_momentum is not None else 0
     batch = train.batch_size + (images if accumulated else 0)
     batch *= _FLOAT32 * (pixels + encoder.latent_size)
 
-    # Copies in the lower precision: of the images, and of the kernels, which the gradients of the
-    # layers' inputs read. The heads compute in float32, and keep a float32 copy of their input.
-    copies = dict.fromkeys((layer.name for layer in layers), 0)
+    # The gradients of the layers' inputs read the kernels: enlarged ones, and copies in the lower
+    # precision, which there are of the images, too. The heads compute in float32, and keep a
+    # float32 copy of their input.
+    copies = {layer.name: itemsize * layer.enlarged for layer in layers}
     if lower:
         for layer in layers:
             if layer.name == "mu":
                 copies["mu"] = _FLOAT32 * images * layer.inputs
             elif layer.name != "log_var":
-                copies[layer.name] = itemsize * layer.kernel
+                copies[layer.name] = itemsize * (layer.enlarged or layer.kernel)
         copies["conv_1"] += itemsize * images * pixels
     activations = {
         layer.name: images * sum(layer.kept.values()) + copies[layer.name] for layer in layers
@@ -293,7 +315,8 @@ def ledger(parameters: Parameters) -> Ledger:
         recomputed = images * before.recomputed if before else 0
         rounded = itemsize * layer.kernel if lower else 0  # its gradient, before it is in float32
         added = incoming if layer.residual else 0  # waits to be added to the outgoing one
-        workspace = incoming + outgoing + added + recomputed + rounded + part
+        enlarged = itemsize * layer.enlarged  # its gradient, before that of the kernel
+        workspace = incoming + outgoing + added + recomputed + rounded + enlarged + part
         step.at(f"gradients of {layer.name}", workspace)
         step.in_use["activations"] -= copies[layer.name]
     step.at("weight update", _update(train, layers))
@@ -358,7 +381,7 @@ def encoder_parameters(parameters: Parameters) -> int:
         parameters: of one variant.
     """
     count = 0
-    for layer in _layers(parameters.encoder, parameters.data.image_size):
+    for layer in _layers(parameters.encoder, parameters.decoder, parameters.data.image_size):
         if layer.name == "dense":  # the Decoder's first
             break
         count += layer.trained + layer.statistics

@@ -4,6 +4,7 @@ Each computes what Keras' layer computes, up to rounding, and works on any Keras
 """
 
 import keras
+import numpy as np
 
 # Of the moving averages, which validation during a training uses, and the attribute classifier;
 # those of a trained VAE are computed again (`facevae.training.statistics`). Keras' default of 0.99
@@ -87,6 +88,44 @@ class ZeroBiasGradConv2DTranspose(keras.layers.Conv2DTranspose):
             inputs, self.kernel, strides=list(self.strides), padding=self.padding
         )
         return _add_constant(outputs, keras.ops.reshape(self.bias, (-1,)))
+
+
+@keras.saving.register_keras_serializable("facevae")
+class ResizeConv2D(keras.layers.Conv2DTranspose):
+    """Repeats each pixel `stride` times a side, then convolves; square, with padding "same".
+
+    Resize-convolution (Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard Artifacts",
+    Distill, https://doi.org/10.23915/distill.00003): unlike a transposed convolution whose kernel
+    is no multiple of the stride, it gives all output pixels the same number of summands, so that
+    there is no grid in them.
+
+    The enlarged images are never computed. Repeating pixels is a transposed convolution with a
+    kernel of ones, so that both steps together are one transposed convolution, whose kernel is the
+    full convolution of the ones and the mirrored kernel w: K = M w M^T for each pair of channels,
+    with stride + side - 1 rows and columns. Its weights have the names and shapes of those of
+    Conv2DTranspose.
+    """
+
+    def _convolve(self, inputs):
+        (side, _), (stride, _) = self.kernel_size, self.strides
+        rows = np.arange(side + stride - 1)[:, None] - (side - 1 - np.arange(side))
+        spread = ((rows >= 0) & (rows < stride)).astype(np.float32)  # M
+        spread = keras.ops.cast(spread, self.compute_dtype)
+        kernel = keras.ops.einsum("ai,ijoc,bj->aboc", spread, self.kernel, spread)
+        return keras.ops.conv_transpose(
+            inputs, kernel, strides=list(self.strides), padding=self.padding
+        )
+
+    def call(self, inputs):
+        return self._convolve(inputs) + self.bias
+
+
+@keras.saving.register_keras_serializable("facevae")
+class ZeroBiasGradResizeConv2D(ResizeConv2D):
+    """`ResizeConv2D` whose bias has gradient 0; as `ZeroBiasGradConv2D`."""
+
+    def call(self, inputs):
+        return _add_constant(self._convolve(inputs), keras.ops.reshape(self.bias, (-1,)))
 
 
 @keras.saving.register_keras_serializable("facevae")

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from facevae.common.errors import UserError
-from facevae.common.parameters import Encoder, Loss, shape_mistakes
+from facevae.common.parameters import Decoder, Encoder, Loss, shape_mistakes
 from facevae.model.layers import MOMENTUM, FusedBatchNormalization
 from facevae.model.losses import (
     LOG_VAR_RANGE,
@@ -47,6 +47,7 @@ class VAE(keras.Model):
 
     Args:
         encoder: section `encoder` of the parameters; the Decoder mirrors the Encoder.
+        decoder: section `decoder` of the parameters.
         loss: section `loss` of the parameters; see `facevae.model.losses`.
         image_size: pixels per side, a multiple of the product of the strides.
         precision: "float32", "bfloat16" or "float16", in which the layers compute. The weights, the
@@ -55,7 +56,7 @@ class VAE(keras.Model):
 
     Attributes:
         encoder, decoder: the two Keras models, usable alone.
-        encoder_settings, loss_settings, image_size, precision, seed: as given.
+        encoder_settings, decoder_settings, loss_settings, image_size, precision, seed: as given.
         log_sigma: ln sigma outside training, sigma in pixel values; None unless the reconstruction
             is "gaussian". A number if sigma is given. If sigma is learned, training computes it
             from each batch, and this is a weight with the moving average of ln sigma, as in batch
@@ -63,9 +64,8 @@ class VAE(keras.Model):
 
     Example:
         >>> parameters = load_parameters("params.yaml")
-        >>> vae = VAE(
-        ...     parameters.encoder, parameters.loss, image_size=96, precision="float32", seed=1
-        ... )
+        >>> sections = parameters.encoder, parameters.decoder, parameters.loss
+        >>> vae = VAE(*sections, image_size=96, precision="float32", seed=1)
         >>> vae.encoder.count_params()
         2881472
         >>> vae.compile("adam")
@@ -81,6 +81,7 @@ class VAE(keras.Model):
     def __init__(
         self,
         encoder: Encoder,
+        decoder: Decoder,
         loss: Loss,
         *,
         image_size: int,
@@ -90,7 +91,12 @@ class VAE(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         mistakes = shape_mistakes(
-            image_size, encoder.filters, encoder.kernel_sizes, encoder.strides
+            image_size,
+            encoder.filters,
+            encoder.kernel_sizes,
+            encoder.strides,
+            decoder.upsampling,
+            decoder.kernel_sizes,
         )
         if mistakes:
             raise UserError("\n".join(mistakes))
@@ -99,13 +105,14 @@ class VAE(keras.Model):
         if precision not in POLICIES:
             raise ValueError(f"train.precision: there is no {precision!r}")
         self.encoder_settings = encoder
+        self.decoder_settings = decoder
         self.loss_settings = loss
         self.image_size = image_size
         self.precision = precision
         self.seed = seed
         with _computing_in(precision):
             self.encoder = build_encoder(encoder, image_size, seed)
-            self.decoder = build_decoder(encoder, image_size, seed)
+            self.decoder = build_decoder(encoder, decoder, image_size, seed)
         self._momentum = MOMENTUM
         self.log_sigma: Any = None
         if self.learns_sigma:
@@ -260,6 +267,7 @@ class VAE(keras.Model):
         return {
             **super().get_config(),
             "encoder": self.encoder_settings.model_dump(),
+            "decoder": self.decoder_settings.model_dump(),
             "loss": self.loss_settings.model_dump(),
             "image_size": self.image_size,
             "precision": self.precision,
@@ -274,5 +282,6 @@ class VAE(keras.Model):
             KeyError, TypeError, ValueError: another version of this project wrote the settings.
         """
         settings = {**config}
-        encoder, loss = settings.pop("encoder"), settings.pop("loss")
-        return cls(Encoder(**encoder), Loss(**loss), **settings)
+        sections = {"encoder": Encoder, "decoder": Decoder, "loss": Loss}
+        given = [section(**settings.pop(name)) for name, section in sections.items()]
+        return cls(*given, **settings)

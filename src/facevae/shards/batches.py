@@ -271,13 +271,21 @@ def held_while_training(shards: Shards, batch_size: int) -> int:
 
 
 def training_batches(
-    shards: Shards, *, batch_size: int, latent_size: int, seed: int, epoch: int, skip: int = 0
+    shards: Shards,
+    *,
+    batch_size: int,
+    latent_size: int,
+    horizontal_flips: bool,
+    seed: int,
+    epoch: int,
+    skip: int = 0,
 ) -> tf.data.Dataset:
     """One epoch of shuffled training batches, each with the noise that z is sampled with.
 
-    The order and the noise are functions of (seed, epoch) alone. Every image keeps its noise when a
-    batch is split over several devices, so that they compute the same as one device. The first
-    `skip` batches are dropped without being decoded.
+    With `horizontal_flips` each image is mirrored with probability 1/2. The order, the mirroring
+    and the noise are functions of (seed, epoch) alone. Every image keeps its noise when a batch is
+    split over several devices, so that they compute the same as one device. The first `skip`
+    batches are dropped without being decoded.
 
     Yields:
         A dict of "images" (batch_size, size, size, 3) float32 in [0, 1] and "epsilon"
@@ -297,6 +305,11 @@ def training_batches(
 
     @_without_autograph
     def with_noise(batch: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        if horizontal_flips:
+            # Not the seed of the noise, which is below 2^31.
+            flip_seed = tf.stack([tf.constant(2**31 + seed, tf.int64), position])
+            mirrored = tf.random.stateless_uniform((batch_size, 1, 1, 1), flip_seed) < 0.5
+            batch = tf.where(mirrored, tf.reverse(batch, [2]), batch)
         return {"images": batch, "epsilon": noise(seed, position, (batch_size, latent_size))}
 
     return (

@@ -4,10 +4,12 @@ Keras' `fit` minimises the same loss on any backend, without KL warm-up, history
 see `facevae.model.vae.VAE`.
 """
 
+import contextlib
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -62,6 +64,21 @@ def _check_finite(terms: np.ndarray, kl_weight: np.float32, place: str) -> None:
         raise UserError(f"{' and '.join(faults)} in {place}; {remedy}")
 
 
+@contextlib.contextmanager
+def _averaged(vae: VAE, optimizer: keras.Optimizer, settings: Train) -> Iterator[None]:
+    """Within it, `vae` has the moving averages of its weights if the optimizer keeps some."""
+    if settings.ema_momentum is None:
+        yield
+        return
+    weights = [weight.numpy() for weight in vae.trainable_variables]
+    optimizer.finalize_variable_values(vae.trainable_variables)
+    try:
+        yield
+    finally:
+        for weight, value in zip(vae.trainable_variables, weights, strict=True):
+            weight.assign(value)
+
+
 def train(
     vae: VAE,
     shards: Shards,
@@ -86,7 +103,8 @@ def train(
         shards: the train and validation splits are used.
         settings: section `train` of the parameters. `vae` must have its precision already.
         history: receives one CSV row per epoch, flushed at once; the columns are
-            `HISTORY_COLUMNS`. Every loss in it is reconstruction + kl_weight * KL, with the true KL
+            `HISTORY_COLUMNS`. The validation is that of the moving averages of the weights, if
+            there are some. Every loss in it is reconstruction + kl_weight * KL, with the true KL
             even with free bits. The validation loss uses the full KL weight, so that epochs of the
             warm-up are comparable.
         checkpoint: if it holds a state, training resumes from it. The state is saved after every
@@ -130,26 +148,21 @@ def train(
         if checkpoint:
             checkpoint.write(state.arrays())
 
-    def stop_or_save() -> None:
+    def stop_if_requested() -> None:
         if workers.any(stop_requested()):
-            save()
             raise StoppedError(
                 f"stopped in epoch {state.epoch + 1}, after step {state.step} of {steps}"
             )
-        if checkpoint and checkpoint.due():
-            save()
 
-    on_start((state.epoch * steps + state.step) * batch_size)
-    for epoch in range(state.epoch, epochs):
-        # `epoch` epochs are done, and the best one is counted from 1: no improvement since then.
-        if patience is not None and epoch - state.best_epoch() >= patience:
-            break
+    def take_steps(epoch: int) -> None:
+        """The steps of an epoch that are not taken yet."""
         kl_weight = kl_weight_at(epoch, vae.loss_settings)
         kl_weight_tensor = tf.constant(kl_weight, tf.float32)
         batches = training_batches(
             shards,
             batch_size=batch_size,
             latent_size=vae.latent_size,
+            horizontal_flips=settings.horizontal_flips,
             seed=settings.seed,
             epoch=epoch,
             skip=state.step,
@@ -162,10 +175,16 @@ def train(
             _check_finite(terms, kl_weight_tensor.numpy(), place)
             reconstruction, kl = terms.tolist()
             after_step((epoch * steps + state.step) * batch_size, reconstruction + kl_weight * kl)
-            stop_or_save()
+            stop_if_requested()
+            if checkpoint and checkpoint.due():
+                save()
+
+    def validate(epoch: int) -> dict[str, float]:
+        """The row of an epoch in the history."""
+        kl_weight = kl_weight_at(epoch, vae.loss_settings)
         reconstruction, kl = (state.totals / np.float32(steps)).tolist()
         part = batch_size // settings.accumulation_steps  # a size that fits in memory
-        validation = evaluate_split(evaluate, shards, "validation", part, stop_or_save)
+        validation = evaluate_split(evaluate, shards, "validation", part, stop_if_requested)
         # Machines may differ in the last bit: all take the chief's result, to decide alike.
         val_reconstruction, val_kl = workers.chiefs(np.array(validation)).tolist()
         _check_finite(
@@ -173,7 +192,7 @@ def train(
             np.float32(vae.kl_weight),
             f"the validation after epoch {epoch + 1}",
         )
-        row_values = {
+        return {
             "epoch": epoch + 1,
             "kl_weight": kl_weight,
             "loss": reconstruction + kl_weight * kl,
@@ -183,11 +202,26 @@ def train(
             "val_reconstruction": val_reconstruction,
             "val_kl": val_kl,
         }
-        state.end_epoch(row_values)
-        rows.write(state.history[epoch])
+
+    on_start((state.epoch * steps + state.step) * batch_size)
+    try:
+        for epoch in range(state.epoch, epochs):
+            # `epoch` epochs are done, and the best one is counted from 1: no improvement since.
+            if patience is not None and epoch - state.best_epoch() >= patience:
+                break
+            take_steps(epoch)
+            with _averaged(vae, optimizer, settings):
+                row = validate(epoch)
+                state.end_epoch(row)
+            rows.write(state.history[epoch])
+            save()
+            after_epoch(row)
+    except StoppedError:
         save()
-        after_epoch(row_values)
-    if state.best is None:
-        return state.epoch
-    vae.set_weights(state.best)
-    return state.best_epoch()
+        raise
+    if state.best is not None:
+        vae.set_weights(state.best)
+        return state.best_epoch()
+    if settings.ema_momentum is not None:
+        optimizer.finalize_variable_values(vae.trainable_variables)
+    return state.epoch

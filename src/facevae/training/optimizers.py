@@ -1,5 +1,7 @@
 """Optimizers that are faster or take less memory than Keras' own, for TensorFlow only."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -154,21 +156,26 @@ def build_optimizer(
     overflow is skipped, and the scale is adapted (Micikevicius et al. 2017, arXiv 1710.03740).
 
     Args:
-        settings: optimizer and precision are read. Optimizers store, in float32 and beside the
-            weights: "adam" two numbers per weight; "sgd", with momentum 0.9, one; "adafactor" one
-            per row and column of a weight.
+        settings: optimizer, ema_momentum and precision are read. Optimizers store, in float32 and
+            beside the weights: "adam" two numbers per weight; "sgd", with momentum 0.9, one;
+            "adafactor" one per row and column of a weight. With ema_momentum each stores the
+            moving average of every weight, too: its `finalize_variable_values` replaces the weights
+            by their averages.
         learning_rate: from `learning_rate`.
 
     Raises:
         ValueError: an unknown optimizer.
     """
     optimizer: keras.Optimizer
+    average: dict[str, Any] = {}
+    if settings.ema_momentum is not None:
+        average = {"use_ema": True, "ema_momentum": settings.ema_momentum}
     if settings.optimizer == "adam":
-        optimizer = FusedAdam(learning_rate)
+        optimizer = FusedAdam(learning_rate, **average)
     elif settings.optimizer == "sgd":
-        optimizer = FusedSGD(learning_rate, momentum=0.9)
+        optimizer = FusedSGD(learning_rate, momentum=0.9, **average)
     elif settings.optimizer == "adafactor":
-        optimizer = FactoredAdafactor(learning_rate)
+        optimizer = FactoredAdafactor(learning_rate, **average)
     else:
         raise ValueError(f"train.optimizer: there is no {settings.optimizer!r}")
     if settings.precision == "float16":

@@ -96,6 +96,7 @@ def run_training(
     with workers_alive(strategy), strategy.scope():
         vae = VAE(
             parameters.encoder,
+            parameters.decoder,
             parameters.loss,
             image_size=shards.image_size,
             precision=settings.precision,

@@ -32,7 +32,7 @@ def recompute_statistics(vae: VAE, shards: Shards, settings: Train) -> None:
     Args:
         vae: its weights stay.
         shards: the train split is used, shuffled with the seed of the training.
-        settings: batch_size, accumulation_steps, epochs and seed are read.
+        settings: batch_size, accumulation_steps, epochs, horizontal_flips and seed are read.
     """
     strategy = vae.distribute_strategy
     part = settings.batch_size // settings.accumulation_steps  # a size that fits in memory
@@ -43,6 +43,7 @@ def recompute_statistics(vae: VAE, shards: Shards, settings: Train) -> None:
             shards,
             batch_size=part,
             latent_size=vae.latent_size,
+            horizontal_flips=settings.horizontal_flips,
             seed=settings.seed,
             epoch=settings.epochs,  # another order than in any epoch of the training
         )
