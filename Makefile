@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-memory-options gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-memory-options gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -63,6 +63,9 @@ bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside
 
 bench-onednn: $(BIN)/.installed ## measure a step with and without oneDNN, and PyTorch's if it is installed (7 minutes)
 	$(BIN)/python -m benchmarks.onednn
+
+bench-decoder: $(BIN)/.installed ## measure what each way to enlarge the Decoder's images costs (7 minutes)
+	$(BIN)/python -m benchmarks.decoder
 
 bench-start: $(BIN)/.installed ## measure how long stages take to start (4 minutes)
 	$(BIN)/python -m benchmarks.stage_start

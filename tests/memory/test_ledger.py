@@ -72,7 +72,9 @@ def _bytes(variables: list[Any]) -> int:
 def _layers_and_optimizer(name: str) -> str:
     """The settings that weights, gradients and slots depend on."""
     given = configuration(name)
-    return repr((given.encoder, given.train.optimizer, given.train.precision))
+    return repr(
+        (given.encoder, given.train.optimizer, given.train.ema_momentum, given.train.precision)
+    )
 
 
 # Configurations that differ only in the batch have the same weights, gradients and slots.
