@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-memory-options gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-published study-memory-options gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -90,6 +90,9 @@ study-kl-weight: $(BIN)/.installed ## measure KL weights near zero beside the pl
 
 study-decoder: $(BIN)/.installed ## measure how the Decoder enlarges images, and how it is trained (60 minutes); SETTINGS=...
 	$(BIN)/python -m studies.decoder $(SETTINGS)
+
+study-published: $(BIN)/.installed .venv-peers/.installed ## measure the default beside what others publish (50 minutes); SETTINGS=...
+	$(BIN)/python -m studies.published $(SETTINGS)
 
 study-memory-options: $(BIN)/.installed ## measure what each way to less memory saves and costs (50 minutes); SETTINGS=...
 	$(BIN)/python -m studies.memory_options $(SETTINGS)

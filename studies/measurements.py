@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.harness import PEERS, run
+from facevae.common.errors import UserError
+from studies.harness import Settings, Work
+
 SPLIT = "validation"
 SEED = 0  # of the noise and of the samples
 
@@ -27,6 +31,12 @@ class Made(NamedTuple):
     kl: np.ndarray
     reconstructed: np.ndarray
     samples: np.ndarray
+
+
+def check_peers(command: str) -> None:
+    """Raise a UserError with the command that installs the peers if they are not there."""
+    if not PEERS.exists():  # before hours are spent
+        raise UserError(f"{PEERS}: is not there; install the peers first: {command}")
 
 
 @cache
@@ -58,6 +68,39 @@ def made_by(model: Path, shards: Path, held_out: np.ndarray, prior: str) -> Made
         reconstructions(vae, held_out),
         samples(vae, len(held_out), SEED, prior_of_dataset(prior, vae, Shards(shards))),
     )
+
+
+def made_by_pythae(
+    work: Work,
+    held_out: np.ndarray,
+    settings: Settings,
+    seed: int,
+    *,
+    learning_rate: float,
+    upsampling: str,
+    prior: str,
+) -> Made:
+    """What pythae's VAE makes, trained on the images of a study.
+
+    Args:
+        settings: train.epochs and train.batch_size are read.
+        learning_rate: constant.
+        upsampling, prior: as in params.yaml; "normal" or "gaussian".
+    """
+    from facevae.shards.batches import Shards, load_images
+
+    folder, file = work.folder / "pythae", work.folder / "pythae" / "made.npz"
+    folder.mkdir(exist_ok=True)
+    train_images = load_images(Shards(work.shards), "train")
+    for split, pictures in (("train", train_images), (SPLIT, held_out)):
+        np.save(folder / f"{split}.npy", np.round(pictures * 255).astype(np.uint8))
+    run(
+        PEERS, "-m", "studies.peers.pythae", "--images", folder, "--seed", seed, "--made", file,
+        "--epochs", settings["train.epochs"], "--batch-size", settings["train.batch_size"],
+        "--learning-rate", learning_rate, "--upsampling", upsampling, "--prior", prior,
+    )  # fmt: skip
+    with np.load(file) as arrays:
+        return Made(**arrays)
 
 
 def sample_metrics(samples: np.ndarray, held_out: np.ndarray, network: Any) -> dict[str, float]:

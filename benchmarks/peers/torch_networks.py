@@ -19,9 +19,13 @@ def _activate(channels: int) -> list[nn.Module]:
 
 
 class VAE(nn.Module):
-    """What `facevae.model.vae.VAE` computes, channels first; its number of weights is checked."""
+    """What `facevae.model.vae.VAE` computes, channels first; its number of weights is checked.
 
-    def __init__(self) -> None:
+    Args:
+        upsampling: "transposed" or "resize", as `decoder.upsampling` in params.yaml.
+    """
+
+    def __init__(self, upsampling: str = "transposed") -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, count in zip((3, *FILTERS), FILTERS, strict=False):
@@ -35,7 +39,10 @@ class VAE(nn.Module):
         layers = [nn.Linear(LATENT, flat), nn.Unflatten(1, (FILTERS[-1], INNERMOST, INNERMOST))]
         outward = (*FILTERS[-2::-1], 3)
         for before, count in zip(FILTERS[::-1], outward, strict=True):
-            layers.append(nn.ConvTranspose2d(before, count, 3, 2, padding=1, output_padding=1))
+            if upsampling == "resize":
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, count, 3, padding=1)]
+            else:
+                layers.append(nn.ConvTranspose2d(before, count, 3, 2, padding=1, output_padding=1))
             if count != 3:
                 layers += _activate(count)
         self.decoder = nn.Sequential(*layers)

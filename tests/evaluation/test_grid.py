@@ -61,8 +61,7 @@ def test_real_images_have_no_grid_and_a_pattern_of_each_period_is_one() -> None:
         wave = np.cos(2 * np.pi * np.arange(48) / period)
         for pattern in (wave[:, None, None], wave[:, None]):
             found = image_grid(others + 0.02 * pattern.astype(np.float32), real)
-            assert found is not None
-            assert found > 1.3
+            assert (found or 0.0) > 1.3
 
 
 def test_blocks_of_images_have_the_spectrum_of_the_whole_set() -> None:
@@ -83,8 +82,8 @@ def test_transposed_convolutions_have_a_grid_and_resized_ones_have_none() -> Non
             latent_size=8, upsampling=upsampling,
         )  # fmt: skip
         found[upsampling] = image_grid(vae.decoder(z).numpy(), real)
-    assert found["transposed"] > 3
-    assert found["resize"] < 1.3
+    assert (found["transposed"] or 0.0) > 3
+    assert (found["resize"] or 9.0) < 1.3
 
 
 @pytest.mark.parametrize(("side", "defined"), [(32, False), (40, True), (44, False), (96, True)])
