@@ -156,7 +156,7 @@ def test_distributed_is_the_same_training(
 @pytest.mark.parametrize(
     ("settings", "network"),
     [
-        ({"optimizer": "adafactor", "learning_rate": 0.01}, {}),
+        ({"optimizer": "adafactor", "learning_rate": 0.01, "ema_momentum": 0.5}, {}),
         (
             {"accumulation_steps": 2, "rematerialization": True},
             {"reconstruction": "gaussian", "free_bits": 0.5},
