@@ -24,22 +24,19 @@ from facevae.common.machine import instruction_sets, processor_name
 
 BATCH_SIZES = (32, BATCH)
 ROUNDS = 15
-TRANSPOSED = {"decoder.upsampling": "transposed", "decoder.kernel_sizes": [3, 3, 3, 3]}
+TRANSPOSED = {"decoder.resize_layers": 0, "decoder.kernel_sizes": [3, 3, 3, 3]}
 POST = "transposed, kernel 3: the post's"
 WAYS: dict[str, dict[str, Any]] = {
     POST: TRANSPOSED,
-    "resize, kernel 3": {**TRANSPOSED, "decoder.upsampling": "resize"},
-    "resize in the two outermost layers": {
-        **TRANSPOSED,
-        "decoder.upsampling": ["resize", "resize", "transposed", "transposed"],
-    },
+    "resize, kernel 3": {**TRANSPOSED, "decoder.resize_layers": 4},
+    "resize in the two outermost layers": {**TRANSPOSED, "decoder.resize_layers": 2},
     "transposed, kernel 4": {**TRANSPOSED, "decoder.kernel_sizes": [4, 4, 4, 4]},
     "transposed, kernel 4 in the two outermost layers": {
         **TRANSPOSED,
         "decoder.kernel_sizes": [4, 4, 3, 3],
     },
     "transposed, kernel 4 in the Encoder, too": {
-        "decoder.upsampling": "transposed",
+        "decoder.resize_layers": 0,
         "decoder.kernel_sizes": [4, 4, 4, 4],
         "encoder.kernel_sizes": [4, 4, 4, 4],
     },

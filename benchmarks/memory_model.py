@@ -68,7 +68,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "bce, batch 64": {"batch_size": 64, "reconstruction": "bce"},
     "gaussian, batch 64": {"batch_size": 64, "reconstruction": "gaussian"},
     "averaged weights, batch 32": {"batch_size": 32, "ema_momentum": 0.99},
-    "transposed, batch 128": {"batch_size": 128, "upsampling": "transposed"},
+    "transposed, batch 128": {"batch_size": 128, "resize_layers": 0},
     "clipped gradients, batch 32": {"batch_size": 32, "gradient_clip_norm": 1.0},
     "direct, batch 2": {"inter_dense": 0, "batch_size": 2},
 }  # fmt: skip

@@ -49,7 +49,7 @@ SETTINGS: dict[str, Any] = {
     "data.limit.train": EPOCH,
     "data.limit.validation": 128,
     "data.limit.test": 128,
-    "decoder.upsampling": "transposed",  # as in the peers' networks
+    "decoder.resize_layers": 0,  # as in the peers' networks
     "loss.reconstruction": "mse",
     "train.batch_size": BATCH,
 }

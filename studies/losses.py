@@ -90,7 +90,7 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     if title == PYTHAE:
         made = made_by_pythae(
             work, held_out, work.settings[PYTHAE], seed,
-            learning_rate=PYTHAE_RATE, upsampling="transposed", prior="normal",
+            learning_rate=PYTHAE_RATE, resize_layers=0, prior="normal",
         )  # fmt: skip
     else:
         folder, prior = work.train(title, seed), title[1]

@@ -77,7 +77,7 @@ def made_by_pythae(
     seed: int,
     *,
     learning_rate: float,
-    upsampling: str,
+    resize_layers: int,
     prior: str,
 ) -> Made:
     """What pythae's VAE makes, trained on the images of a study.
@@ -85,7 +85,7 @@ def made_by_pythae(
     Args:
         settings: train.epochs and train.batch_size are read.
         learning_rate: constant.
-        upsampling, prior: as in params.yaml; "normal" or "gaussian".
+        resize_layers, prior: as in params.yaml; the prior is "normal" or "gaussian".
     """
     from facevae.shards.batches import Shards, load_images
 
@@ -97,7 +97,7 @@ def made_by_pythae(
     run(
         PEERS, "-m", "studies.peers.pythae", "--images", folder, "--seed", seed, "--made", file,
         "--epochs", settings["train.epochs"], "--batch-size", settings["train.batch_size"],
-        "--learning-rate", learning_rate, "--upsampling", upsampling, "--prior", prior,
+        "--learning-rate", learning_rate, "--resize-layers", resize_layers, "--prior", prior,
     )  # fmt: skip
     with np.load(file) as arrays:
         return Made(**arrays)

@@ -36,7 +36,7 @@ RATES = (0.0003, 0.001, 0.003)
 
 CANDIDATES: dict[Title, Settings] = {
     DEFAULT: OURS,
-    BEFORE: {**OURS, "decoder.upsampling": "transposed"},
+    BEFORE: {**OURS, "decoder.resize_layers": 0},
     **{
         (loss, f"{rate:g}"): {**settings, "train.learning_rate": rate}
         for loss, settings in LOSSES.items()
@@ -68,7 +68,7 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
         settings = work.settings[title]
         made = made_by_pythae(
             work, held_out, settings, seed, learning_rate=settings["peer.learning_rate"],
-            upsampling=str(work.parameters(DEFAULT, seed).decoder.upsampling), prior=PRIOR,
+            resize_layers=work.parameters(DEFAULT, seed).decoder.resize_layers, prior=PRIOR,
         )  # fmt: skip
     else:
         folder = work.train(title, seed)

@@ -22,10 +22,10 @@ class VAE(nn.Module):
     """What `facevae.model.vae.VAE` computes, channels first; its number of weights is checked.
 
     Args:
-        upsampling: "transposed" or "resize", as `decoder.upsampling` in params.yaml.
+        resize_layers: as `decoder.resize_layers` in params.yaml.
     """
 
-    def __init__(self, upsampling: str = "transposed") -> None:
+    def __init__(self, resize_layers: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, count in zip((3, *FILTERS), FILTERS, strict=False):
@@ -38,8 +38,8 @@ class VAE(nn.Module):
         self.log_var = nn.Linear(INTER_DENSE, LATENT)
         layers = [nn.Linear(LATENT, flat), nn.Unflatten(1, (FILTERS[-1], INNERMOST, INNERMOST))]
         outward = (*FILTERS[-2::-1], 3)
-        for before, count in zip(FILTERS[::-1], outward, strict=True):
-            if upsampling == "resize":
+        for place, (before, count) in enumerate(zip(FILTERS[::-1], outward, strict=True)):
+            if place >= len(FILTERS) - resize_layers:
                 layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, count, 3, padding=1)]
             else:
                 layers.append(nn.ConvTranspose2d(before, count, 3, 2, padding=1, output_padding=1))

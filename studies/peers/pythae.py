@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
-    parser.add_argument("--upsampling", choices=["resize", "transposed"], required=True)
+    parser.add_argument("--resize-layers", type=int, required=True)
     parser.add_argument("--prior", choices=["normal", "gaussian"], required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--made", type=Path, required=True, help=".npz file to write")
@@ -67,7 +67,7 @@ def main() -> None:
         torch.from_numpy(np.load(options.images / f"{split}.npy")).permute(0, 3, 1, 2).float() / 255
         for split in ("train", "validation")
     )
-    networks = torch_networks.VAE(options.upsampling)
+    networks = torch_networks.VAE(options.resize_layers)
     model = VAE(
         VAEConfig(input_dim=tuple(train.shape[1:]), latent_dim=torch_networks.LATENT),
         encoder=Encoder(networks),

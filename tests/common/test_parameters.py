@@ -57,9 +57,8 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("encoder", "batch_normalization", 1),
         ("encoder", "dropout", 1.0),
         ("loss", "reconstruction", "mae"),
-        ("decoder", "upsampling", "nearest"),
-        ("decoder", "upsampling", []),
-        ("decoder", "upsampling", ["resize", None]),
+        ("decoder", "resize_layers", -1),
+        ("decoder", "resize_layers", [2, 2]),
         ("decoder", "kernel_sizes", 3),
         ("train", "ema_momentum", 1),
         ("train", "horizontal_flips", 1),
@@ -132,18 +131,13 @@ def test_lists_of_another_length_are_refused(content: dict, tmp_path: Path) -> N
     assert "encoder.strides: has 4 entries and encoder.filters has 3" in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "entries"), [("upsampling", ["resize", "transposed"]), ("kernel_sizes", [3, 3])]
-)
-def test_lists_of_the_decoder_have_an_entry_per_layer(
-    content: dict, tmp_path: Path, key: str, entries: list[object]
-) -> None:
-    content["decoder"][key] = entries
+def test_kernels_of_the_decoder_have_an_entry_per_layer(content: dict, tmp_path: Path) -> None:
+    content["decoder"]["kernel_sizes"] = [3, 4]
     with pytest.raises(UserError) as raised:
         _load(content, tmp_path)
-    assert f"decoder.{key}: has 2 entries and encoder.filters has 4" in str(raised.value)
-    content["decoder"][key] = 2 * entries
-    assert getattr(_load(content, tmp_path).decoder, key) == 2 * entries
+    assert "decoder.kernel_sizes: has 2 entries and encoder.filters has 4" in str(raised.value)
+    content["decoder"]["kernel_sizes"] = [3, 4, 3, 4]
+    assert _load(content, tmp_path).decoder.kernel_sizes == [3, 4, 3, 4]
 
 
 def test_strides_that_do_not_divide_the_image_are_refused(content: dict, tmp_path: Path) -> None:

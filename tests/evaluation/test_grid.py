@@ -76,14 +76,14 @@ def test_transposed_convolutions_have_a_grid_and_resized_ones_have_none() -> Non
     real = _smooth(64, 48, 1)
     z = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
     found = {}
-    for upsampling in ("transposed", "resize"):
+    for resize_layers in (0, 3):
         vae = make_vae(
             image_size=48, filters=[8, 16, 16], kernel_sizes=[3] * 3, strides=[2] * 3,
-            latent_size=8, upsampling=upsampling,
+            latent_size=8, resize_layers=resize_layers,
         )  # fmt: skip
-        found[upsampling] = image_grid(vae.decoder(z).numpy(), real)
-    assert (found["transposed"] or 0.0) > 3
-    assert (found["resize"] or 9.0) < 1.3
+        found[resize_layers] = image_grid(vae.decoder(z).numpy(), real)
+    assert (found[0] or 0.0) > 3
+    assert (found[3] or 9.0) < 1.3
 
 
 @pytest.mark.parametrize(("side", "defined"), [(32, False), (40, True), (44, False), (96, True)])

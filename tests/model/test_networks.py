@@ -158,7 +158,6 @@ def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> Non
     ("section", "change"),
     [
         ("encoder", {"block": "dense"}),
-        ("decoder", {"upsampling": "bilinear"}),
         ("loss", {"reconstruction": "mae"}),
     ],
 )
@@ -411,8 +410,8 @@ def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: i
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_decoder_has_the_kernels_and_the_upsampling_of_its_section() -> None:
-    """The first entry is of the outermost layer, which mirrors the Encoder's first."""
+def test_decoder_has_the_layers_of_its_section() -> None:
+    """The first kernel is of the outermost layer, which mirrors the Encoder's first."""
     small: dict[str, Any] = {
         "image_size": 32, "filters": [4, 6, 8], "strides": [2, 2, 4], "latent_size": 3,
     }  # fmt: skip
@@ -420,11 +419,11 @@ def test_decoder_has_the_kernels_and_the_upsampling_of_its_section() -> None:
         **small,
         kernel_sizes=[5, 3, 3],
         decoder_kernel_sizes=[7, 4, 5],
-        upsampling=["transposed", "resize", "transposed"],
+        resize_layers=2,
     )
     inward = [vae.decoder.get_layer(f"conv_transpose_{place}") for place in (3, 2, 1)]
     assert [layer.kernel.shape for layer in inward] == [(7, 7, 3, 4), (4, 4, 4, 6), (5, 5, 6, 8)]
-    assert [isinstance(layer, ResizeConv2D) for layer in inward] == [False, True, False]
+    assert [isinstance(layer, ResizeConv2D) for layer in inward] == [True, True, False]
     assert vae.encoder.get_layer("conv_1").kernel.shape[:2] == (5, 5)
     assert vae.decoder.output_shape == (None, 32, 32, 3)
     same = make_vae(**small, kernel_sizes=[5, 3, 3])

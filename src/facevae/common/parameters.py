@@ -44,19 +44,6 @@ def _sigma(value: Any) -> Any:
     )
 
 
-UPSAMPLINGS = ("resize", "transposed")
-
-
-def _upsampling(value: Any) -> Any:
-    names = value if isinstance(value, list) and value else [value]
-    if all(isinstance(name, str) and name in UPSAMPLINGS for name in names):
-        return value
-    raise PydanticCustomError(
-        "upsampling",
-        "Input should be resize or transposed, or a list of these with an entry per conv layer",
-    )
-
-
 def _path(value: str) -> str:
     if value.startswith("~"):
         # DVC takes the path as it stands, so that it must not mean another one here.
@@ -125,7 +112,7 @@ class Encoder(_Section):
 
 
 class Decoder(_Section):
-    upsampling: Annotated[str | list[str], BeforeValidator(_upsampling)]
+    resize_layers: int = Field(ge=0, le=_MAX_LAYERS)
     kernel_sizes: Annotated[list[Steps], Field(min_length=1, max_length=_MAX_LAYERS)] | None
 
 
@@ -245,13 +232,13 @@ class DecoderLayer(NamedTuple):
         filters: channels of its output.
         kernel_size: side of its trained kernel.
         stride: how many times as many pixels a side its output has as its input.
-        upsampling: "resize" or "transposed".
+        resize: whether pixels are repeated and then convolved; else a transposed convolution.
     """
 
     filters: int
     kernel_size: int
     stride: int
-    upsampling: str
+    resize: bool
 
 
 def decoder_layers(encoder: Encoder, decoder: Decoder) -> list[DecoderLayer]:
@@ -259,14 +246,11 @@ def decoder_layers(encoder: Encoder, decoder: Decoder) -> list[DecoderLayer]:
 
     They are the Encoder's conv layers in the opposite order: the last one mirrors the first.
     """
-    upsampling = decoder.upsampling
-    if isinstance(upsampling, str):
-        upsampling = [upsampling] * len(encoder.filters)
     mirrored = zip(
         [CHANNELS, *encoder.filters[:-1]],
         decoder.kernel_sizes or encoder.kernel_sizes,
         encoder.strides,
-        upsampling,
+        [number < decoder.resize_layers for number in range(len(encoder.filters))],
         strict=True,
     )
     return [DecoderLayer(*layer) for layer in mirrored][::-1]
@@ -277,7 +261,6 @@ def shape_mistakes(
     filters: Sequence[int],
     kernel_sizes: Sequence[int],
     strides: Sequence[int],
-    upsampling: str | Sequence[str],
     decoder_kernel_sizes: Sequence[int] | None,
 ) -> list[str]:
     """Reasons why an Encoder, or the Decoder that mirrors it, cannot be built with this shape.
@@ -285,7 +268,7 @@ def shape_mistakes(
     Args:
         image_size: pixels per side.
         filters, kernel_sizes, strides: of section `encoder`, one entry per conv layer.
-        upsampling, decoder_kernel_sizes: of section `decoder`.
+        decoder_kernel_sizes: of section `decoder`.
 
     Returns:
         One line per reason; empty if both can be built.
@@ -294,14 +277,13 @@ def shape_mistakes(
     lists = {
         "encoder.kernel_sizes": kernel_sizes,
         "encoder.strides": strides,
-        "decoder.upsampling": upsampling,
         "decoder.kernel_sizes": decoder_kernel_sizes,
     }
     mistakes = [
         f"{name}: has {len(entries)} entries and encoder.filters has {layers}; "
         f"give one per conv layer"
         for name, entries in lists.items()
-        if isinstance(entries, list) and len(entries) != layers
+        if entries is not None and len(entries) != layers
     ]
     size = image_size
     for layer, stride in enumerate(strides, start=1):
@@ -320,7 +302,7 @@ def shape_mistakes(
 _SHAPE = (
     ("data", "image_size"),
     *(("encoder", key) for key in ("filters", "kernel_sizes", "strides")),
-    *(("decoder", key) for key in ("upsampling", "kernel_sizes")),
+    ("decoder", "kernel_sizes"),
 )
 
 
