@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-published study-memory-options gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -79,6 +79,9 @@ bench-memory: $(BIN)/.installed ## measure the memory of training steps beside t
 bench-quality: $(BIN)/.installed-dev ## measure what the metrics of generated images cost (8 minutes)
 	$(BIN)/python -m benchmarks.metric_cost
 
+bench-faces: $(BIN)/.installed-dev ## measure what the metrics of faces see, and their time (5 minutes)
+	$(BIN)/python -m benchmarks.face_metrics
+
 study-layer-size: $(BIN)/.installed ## measure 64 to 512 units in the extra layer, and none (60 minutes); SETTINGS="train.epochs=8"
 	$(BIN)/python -m studies.layer_size $(SETTINGS)
 
@@ -100,6 +103,9 @@ study-memory-options: $(BIN)/.installed ## measure what each way to less memory 
 gpu: $(BIN)/.installed ## install the CUDA libraries that TensorFlow needs on an NVIDIA GPU
 	sh tools/pip.sh .venv "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
 
+faces: $(BIN)/.installed ## install what evaluate.faces needs (136 MiB)
+	sh tools/pip.sh .venv -r requirements-faces.txt
+
 clean: ## delete the environments, but not data, models and DVC's cache
 	rm -rf .venv .venv-peers
 
@@ -113,7 +119,7 @@ endif
 
 $(BIN)/.installed: requirements.txt pyproject.toml
 ifeq ($(WHOLE),)
-	@test ! -e .venv || echo "Building .venv again, which is unfinished, or made for another folder or Python; for an NVIDIA card, say make gpu again" >&2
+	@test ! -e .venv || echo "Building .venv again, which is unfinished, or made for another folder or Python; for an NVIDIA card, say make gpu again, and for evaluate.faces make faces" >&2
 	@rm -rf .venv
 	@$(PYTHON) tools/preflight.py environment || { test $$? -ne 127 || echo "facevae needs Python: make PYTHON=python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -123,7 +129,7 @@ endif
 	@$(BIN)/python $(FINDS) || { echo "pip has installed elsewhere than into .venv: '$(BIN)/pip config list' shows where" >&2; exit 2; }
 	@touch $@
 
-$(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
+$(BIN)/.installed-dev: requirements-dev.txt requirements-faces.txt $(BIN)/.installed
 	sh tools/pip.sh .venv -r requirements-dev.txt
 	@touch $@
 

@@ -293,6 +293,22 @@ def test_make_check_looks_for_the_file_that_is_named(
     assert "evaluate.inception_weights: there is no file /no/such.h5" in capsys.readouterr().err
 
 
+def test_make_check_looks_for_the_packages_that_find_faces(
+    content: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    content["evaluate"]["faces"] = True
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["parameters.py", str(path)])
+    assert _main() == 0
+    monkeypatch.setitem(sys.modules, "dlib", None)  # as if it were not installed
+    assert _main() == 2
+    assert capsys.readouterr().err == (
+        f"evaluate.faces: true needs dlib-bin, which {sys.executable} lacks; install what it "
+        f"needs into .venv with `make faces`, or set it to false\n"
+    )
+
+
 def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")

@@ -80,7 +80,7 @@ def test_evaluation_in_blocks_is_that_of_whole_sets(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae, network = small_vae(reconstruction="gaussian"), AttributeClassifier(16, 20)
-    inputs = Inputs(vae, Shards(shards), 4, None, network, None)
+    inputs = Inputs(vae, Shards(shards), 4, None, network, None, False)
     sets = image_sets(inputs)
     assert all(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
     expected = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
@@ -99,7 +99,7 @@ def test_evaluation_takes_no_more_at_once_for_a_training_on_many_devices(
 ) -> None:
     data = Shards(shards)
     data.image_size = side
-    assert Inputs(small_vae(), data, batch_size, None, None, None).at_once == at_once
+    assert Inputs(small_vae(), data, batch_size, None, None, None, False).at_once == at_once
 
 
 class _Noise:

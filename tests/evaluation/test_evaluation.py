@@ -64,6 +64,8 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     decoded = np.asarray(vae.decoder(mu))
     kl = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).sum(1).mean()
     assert got["test"]["images"] == len(test) == 6
+    assert got["test"]["face_pairs"] is None  # not measured, which is not 0
+    assert got["test"]["same_person"] is got["samples"]["face_share"] is None
     assert got["test"]["kl"] == pytest.approx(kl, rel=1e-4)
     assert got["test"]["psnr"] == pytest.approx(psnr(test, decoded).mean(), rel=1e-5)
     expected = got["test"]["reconstruction"] + 0.5 * got["test"]["kl"]

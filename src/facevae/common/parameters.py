@@ -21,7 +21,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from facevae.common.errors import UserError
-from facevae.common.requests import check_inception_weights, count_mistakes
+from facevae.common.requests import (
+    check_face_packages,
+    check_inception_weights,
+    count_mistakes,
+)
 from facevae.common.yaml_text import read_mapping, shown, shown_key
 
 VARIANTS = ("direct", "inter_dense")
@@ -151,6 +155,7 @@ class Generate(_Section):
 
 class Evaluate(_Section):
     inception_weights: FilePath | None
+    faces: bool
 
 
 class Parameters(_Section):
@@ -384,6 +389,8 @@ def _main() -> int:
         parameters = load_parameters(sys.argv[1] if len(sys.argv) > 1 else "params.yaml")
         if (weights := parameters.evaluate.inception_weights) is not None:
             check_inception_weights(Path(weights))
+        if parameters.evaluate.faces:
+            check_face_packages()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

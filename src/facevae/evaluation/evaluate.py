@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facevae.evaluation.attribute_classifier import AttributeClassifier
+from facevae.evaluation.face_metrics import ReconstructedFaces, sample_face_metrics
 from facevae.evaluation.feature_metrics import attribute_feature_metrics, inception_metrics
 from facevae.evaluation.grid import ReconstructionGrid, grid_metrics
 from facevae.evaluation.image_metrics import (
@@ -67,11 +68,13 @@ FAMILIES: tuple[OfNetworks | OfTestSplit | OfImageSets, ...] = (
     OfTestSplit("test", LossTerms),
     OfTestSplit("test", ReconstructionQuality),
     OfTestSplit("test", ReconstructionGrid),
+    OfTestSplit("test", ReconstructedFaces),
     OfTestSplit("test", LatentUnits),
     OfTestSplit("test", LikelihoodBounds),
     OfImageSets("samples", set_sizes),
     OfImageSets("samples", attribute_feature_metrics),
     OfImageSets("samples", inception_metrics),
+    OfImageSets("samples", sample_face_metrics),
     OfImageSets("samples", sliced_wasserstein_metrics),
     OfImageSets("samples", grid_metrics),
     OfImageSets("samples", sharpness_metrics),
@@ -94,12 +97,13 @@ def evaluate(
     prior: Prior | None = None,
     attribute_classifier: AttributeClassifier | None = None,
     inception_weights: Path | None = None,
+    faces: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Compute all metrics of `FAMILIES`.
 
     Args:
-        batch_size, prior, attribute_classifier, inception_weights: as in
+        batch_size, prior, attribute_classifier, inception_weights, faces: as in
             `facevae.evaluation.inputs.Inputs`.
         progress: called with (images done, images in all) after each batch of the test split.
 
@@ -109,9 +113,9 @@ def evaluate(
         `samples`, a name that ends in `_floor` is the real-data reference of the metric before it.
 
     Raises:
-        UserError: `inception_weights` cannot be used.
+        UserError: `inception_weights` cannot be used, or the packages for `faces` are missing.
     """
-    inputs = Inputs(vae, shards, batch_size, prior, attribute_classifier, inception_weights)
+    inputs = Inputs(vae, shards, batch_size, prior, attribute_classifier, inception_weights, faces)
     of_test_split = {
         family: family.metrics(inputs) for family in FAMILIES if isinstance(family, OfTestSplit)
     }

@@ -42,6 +42,7 @@ class Inputs:
         prior: distribution of the latent codes of samples; None: N(0, I).
         attribute_classifier: trained on the same data; None if it has no labels to learn.
         inception_weights: file for `facevae.evaluation.inception`; None: no FID.
+        faces: whether to find and describe faces, with `facevae.evaluation.face_metrics`.
     """
 
     vae: VAE
@@ -50,6 +51,7 @@ class Inputs:
     prior: Prior | None
     attribute_classifier: AttributeClassifier | None
     inception_weights: Path | None
+    faces: bool
 
     @property
     def at_once(self) -> int:
@@ -141,7 +143,7 @@ class ImageSets:
         reference: the first images of the train split. Compared with `real`, they give the
             real-data reference: the value of a metric for other real images. The distance between
             two finite sets of real images is above 0.
-        attribute_classifier, inception_weights: those of `Inputs`.
+        attribute_classifier, inception_weights, faces: those of `Inputs`.
     """
 
     real: Images
@@ -149,6 +151,7 @@ class ImageSets:
     reference: Images
     attribute_classifier: AttributeClassifier | None
     inception_weights: Path | None
+    faces: bool
 
     def compared(self) -> dict[str, Images]:
         """The sets that are compared with `real`, by the suffix of their metrics' names."""
@@ -177,4 +180,5 @@ def image_sets(inputs: Inputs) -> ImageSets:
         reference=held_if_small(StoredImages(shards, "train", count)),
         attribute_classifier=inputs.attribute_classifier,
         inception_weights=inputs.inception_weights,
+        faces=inputs.faces,
     )

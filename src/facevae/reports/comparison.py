@@ -24,6 +24,9 @@ _QUANTITIES = (
     ("test PSNR of reconstructions, dB", "test.psnr", "{:,.2f}"),
     ("test SSIM of reconstructions", "test.ssim", "{:,.4f}"),
     ("test MS-SSIM of reconstructions", "test.ms_ssim", "{:,.4f}"),
+    ("share of reconstructions in which a face is found", "test.face_share", "{:,.3f}"),
+    ("distance of faces, held-out and reconstructed, median", "test.face_distance", "{:,.3f}"),
+    ("share of reconstructions taken for the same person", "test.same_person", "{:,.3f}"),
     ("active latent units", "test.active_units", "{:,.0f}"),
     ("test KL of the smallest latent unit, nats", "test.kl_per_unit.smallest", "{:,.4f}"),
     ("test KL of the median latent unit, nats", "test.kl_per_unit.median", "{:,.4f}"),
@@ -51,6 +54,18 @@ _QUANTITIES = (
     ("recall, real-data reference", "samples.recall_floor", "{:,.3f}"),
     ("FID of samples, Keras' Inception", "samples.fid", "{:,.2f}"),
     ("FID, real-data reference", "samples.fid_floor", "{:,.2f}"),
+    ("share of samples in which a face is found", "samples.face_share", "{:,.3f}"),
+    ("share of images with a face, real-data reference", "samples.face_share_floor", "{:,.3f}"),
+    (
+        "Frechet distance of samples, descriptors of faces",
+        "samples.face_frechet_distance",
+        "{:,.3f}",
+    ),
+    (
+        "Frechet distance, descriptors of faces, real-data reference",
+        "samples.face_frechet_distance_floor",
+        "{:,.3f}",
+    ),
     ("sliced Wasserstein distance of samples", "samples.swd.mean", "{:,.1f}"),
     ("sliced Wasserstein distance, real-data reference", "samples.swd_floor.mean", "{:,.1f}"),
     (
