@@ -141,6 +141,32 @@ def reconstruction_metrics(made: Made, held_out: np.ndarray) -> dict[str, float]
     }
 
 
+def face_metrics(made: Made, held_out: np.ndarray) -> dict[str, Any]:
+    """What people see in a face, of at most 256 images drawn at random.
+
+    See `facevae.evaluation.face_metrics`.
+
+    Raises:
+        UserError: the packages of the extra `faces` are not installed.
+    """
+    from facevae.evaluation.face_metrics import (
+        MOST,
+        describe,
+        identity_metrics,
+        pair_distances,
+        set_metrics,
+    )
+
+    drawn = np.random.default_rng(SEED).permutation(len(held_out))[:MOST]
+    originals, reconstructed, samples = (
+        describe(images[drawn], MOST) for images in (held_out, made.reconstructed, made.samples)
+    )
+    return {
+        "reconstructions": identity_metrics(pair_distances(originals, reconstructed)),
+        "samples": set_metrics(originals, samples),
+    }
+
+
 def code_metrics(model: Path, held_out: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
     """Where a model's z-points of held-out images lie, and those points, (count, latent)."""
     import keras

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.harness import table
+from facevae.common.requests import check_face_packages
 from facevae.common.runtime import enable_determinism, load_tensorflow
 from studies.harness import Results, Settings, Study, Title, Work, dvc_command, main
 from studies.measurements import (
     check_peers,
+    face_metrics,
     made_by,
     made_by_pythae,
     reconstruction_metrics,
@@ -51,7 +53,11 @@ COLUMNS = {
     "samples.grid": ("grid, samples", ".2f"),
     "bits_per_dimension": ("bits per dimension", ".4f"),
     "psnr": ("PSNR, dB", ".2f"),
-    "frechet_distance": ("Frechet distance", ".2f"),
+    "reconstructions.same_person": ("same person", ".3f"),
+    "reconstructions.face_distance": ("distance of descriptors", ".3f"),
+    "samples.face_share": ("samples with a face", ".3f"),
+    "samples.face_frechet_distance": ("Frechet distance, descriptors", ".4f"),
+    "frechet_distance": ("Frechet distance, attributes", ".2f"),
     "swd": ("SWD", ".0f"),
 }
 
@@ -59,6 +65,7 @@ COLUMNS = {
 def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     """Quality of a candidate."""
     check_peers("make study-published")
+    check_face_packages()
     load_tensorflow()
     from facevae.evaluation.grid import image_grid
 
@@ -73,9 +80,13 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     else:
         folder = work.train(title, seed)
         made = made_by(folder / "model.keras", work.shards, held_out, PRIOR)
+    faces = face_metrics(made, held_out)
     return {
-        "reconstructions": {"grid": image_grid(made.reconstructed, held_out)},
-        "samples": {"grid": image_grid(made.samples, held_out)},
+        "reconstructions": {
+            "grid": image_grid(made.reconstructed, held_out),
+            **faces["reconstructions"],
+        },
+        "samples": {"grid": image_grid(made.samples, held_out), **faces["samples"]},
         **reconstruction_metrics(made, held_out),
         **sample_metrics(made.samples, held_out, network),
     }
