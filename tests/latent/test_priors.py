@@ -8,9 +8,20 @@ import pytest
 from helpers import make_vae
 
 from facevae.common.errors import UserError
+from facevae.latent import priors as priors_module
+from facevae.latent.codes import encode_dataset, sample_posterior
 from facevae.latent.generation import prior_codes, samples
-from facevae.latent.priors import Prior, fit_prior, load_prior, normal_prior, save_prior
+from facevae.latent.priors import (
+    Prior,
+    fit_prior,
+    load_prior,
+    normal_prior,
+    prior_of_dataset,
+    save_prior,
+)
 from facevae.model.saving import save_model
+from facevae.shards.batches import Shards, load_images
+from facevae.shards.subsets import random_subset
 
 
 def _covariances(prior: Prior) -> np.ndarray:
@@ -176,3 +187,22 @@ def test_stage_writes_a_prior_that_samples_are_drawn_from(
     assert told.out == ""
     assert "there are 48; take normal, or gaussian" in told.err
     assert not (tmp_path / "mixture.npz").exists()
+
+
+def test_a_prior_is_fitted_to_a_random_subset_of_many_images(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.utils.set_random_seed(0)
+    vae = make_vae(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=2)
+    whole = load_images(Shards(shards), "train")
+
+    def fitted_to(numbers: np.ndarray) -> np.ndarray:
+        z = sample_posterior(*encode_dataset(vae, [whole[numbers]]), seed=0)
+        return fit_prior("gaussian", z).means
+
+    everything = prior_of_dataset("gaussian", vae, Shards(shards)).means
+    np.testing.assert_allclose(everything, fitted_to(np.arange(48)), atol=1e-5)
+    monkeypatch.setattr(priors_module, "MAX_CODES", 20)
+    some = prior_of_dataset("gaussian", vae, Shards(shards)).means
+    np.testing.assert_allclose(some, fitted_to(random_subset(48, 20)), atol=1e-5)
+    assert not np.allclose(some, fitted_to(np.arange(20)), atol=1e-3)

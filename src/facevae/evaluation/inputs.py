@@ -17,6 +17,7 @@ from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, StoredImages, images, noise
 from facevae.shards.blocks import Images, images_at_once
+from facevae.shards.subsets import random_subset
 
 SEED = 0  # of all random numbers of the evaluation
 
@@ -136,9 +137,9 @@ class ImageSets:
     A set is an array if it is small; see `image_sets`.
 
     Attributes:
-        real: the first images of the test split, (count, size, size, 3) in [0, 1].
+        real: a random subset of the test split, (count, size, size, 3) in [0, 1].
         generated: decoded from latent codes drawn from the prior, of the shape of `real`.
-        reference: the first images of the train split. Compared with `real`, they give the
+        reference: a random subset of the train split. Compared with `real`, they give the
             real-data reference: the value of a metric for other real images. The distance between
             two finite sets of real images is above 0.
         attribute_classifier, inception_weights: those of `Inputs`.
@@ -167,14 +168,17 @@ def image_sets(inputs: Inputs) -> ImageSets:
         lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
     )
 
+    def stored(split: str) -> StoredImages:
+        return StoredImages(shards, split, random_subset(shards.counts[split], count))
+
     def held_if_small(images: Images) -> Images:
         size = math.prod(images.shape) * np.dtype(np.float32).itemsize
         return images[:] if size <= _HELD else images
 
     return ImageSets(
-        real=held_if_small(StoredImages(shards, "test", count)),
+        real=held_if_small(stored("test")),
         generated=held_if_small(DecodedImages(decode, codes, shards.image_size, inputs.at_once)),
-        reference=held_if_small(StoredImages(shards, "train", count)),
+        reference=held_if_small(stored("train")),
         attribute_classifier=inputs.attribute_classifier,
         inception_weights=inputs.inception_weights,
     )

@@ -169,7 +169,8 @@ class LikelihoodBounds(_OfLossTerms):
         elbo = elbo_bits_per_dimension(vae, *self._terms.result(), dimensions=dimensions)
         sigma, weighted = decoder_sigma(vae), None
         if sigma is not None:
-            images = StoredImages(shards, "test", _WEIGHTED_IMAGES)
+            count = min(shards.counts["test"], _WEIGHTED_IMAGES)
+            images = StoredImages(shards, "test", range(count))
             weighted = importance_weighted_bits_per_dimension(
                 vae, images, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=SEED
             ).mean()

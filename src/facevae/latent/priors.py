@@ -22,6 +22,7 @@ from facevae.common.requests import GAUSSIANS, prior_mistake
 from facevae.latent.codes import encode_split, sample_posterior
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards
+from facevae.shards.subsets import random_subset
 
 MAX_CODES = 20_000  # used for a fit
 # This share of the codes' mean variance is added to the diagonal of every covariance. Without it a
@@ -121,7 +122,9 @@ def fit_prior(kind: str, z: np.ndarray) -> Prior:
 
 
 def prior_of_dataset(kind: str, vae: VAE, shards: Shards) -> Prior:
-    """The prior for a trained VAE, fitted to one z for each of the first 20,000 training images.
+    """The prior for a trained VAE, fitted to one z per training image, or per one of 20,000.
+
+    Of more training images a random subset is taken.
 
     Args:
         kind: "normal", which needs no images, or a kind of `fit_prior`.
@@ -131,7 +134,8 @@ def prior_of_dataset(kind: str, vae: VAE, shards: Shards) -> Prior:
     """
     if kind == "normal":
         return normal_prior(vae.latent_size)
-    mu, log_var = encode_split(vae, shards, "train", MAX_CODES)
+    numbers = random_subset(shards.counts["train"], MAX_CODES)
+    mu, log_var = encode_split(vae, shards, "train", numbers)
     return fit_prior(kind, sample_posterior(mu, log_var, _SEED))
 
 
