@@ -10,8 +10,10 @@ def example_metrics(params: int, psnr: float, memory: float, double: float | Non
             "images": 450, "loss": 300.0, "reconstruction": 250.0, "kl": 50.0, "psnr": psnr,
             "active_units": 256, "ssim": 0.75, "ms_ssim": None,
             "kl_per_unit": {"smallest": 0.125, "median": 0.25, "largest": 1.5},
-            "sigma": 0.125, "elbo_bits_per_dimension": 8.5,
-            "importance_weighted_bits_per_dimension": None,
+            "sigma": 0.125, "distortion": 250.0, "rate_under_prior": 40.0,
+            "mismatch_to_normal": None, "codes_log_likelihood": -80.0,
+            "codes_log_likelihood_under_prior": -70.0, "elbo_bits_per_dimension": 8.5,
+            "elbo_bits_per_dimension_under_prior": 8.25,
         },
         "samples": {
             "frechet_distance": 3.5, "frechet_distance_floor": 0.25, "precision": 0.5,

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from helpers import data_settings, make_vae, small_vae
 from PIL import Image
+from scipy import stats
 
 from facevae.data.preparation import prepare
 from facevae.evaluation import evaluate as evaluate_module
@@ -17,7 +18,6 @@ from facevae.evaluation.evaluate import OfImageSets, evaluate
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.evaluation.image_metrics import psnr, sharpness_ratio, ssim
 from facevae.evaluation.latent_units import active_units
-from facevae.evaluation.likelihood import importance_weighted_bits_per_dimension
 from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 from facevae.latent.generation import (
     codes_with_directions,
@@ -28,10 +28,11 @@ from facevae.latent.generation import (
     reconstructions,
     samples,
 )
-from facevae.latent.priors import normal_prior
+from facevae.latent.priors import Prior, normal_prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import image_grid, save_grid
 from facevae.shards.batches import Shards, load_images, noise
+from facevae.shards.subsets import random_subset
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,19 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     nats = errors.mean() / (2 * 0.25) + kl + test[0].size * np.log(0.5 * np.sqrt(2 * np.pi))
     bits = nats / (test[0].size * np.log(2)) + 8
     assert got["test"]["elbo_bits_per_dimension"] == pytest.approx(bits, rel=1e-6)
-    weighted = importance_weighted_bits_per_dimension(vae, test, sigma=0.5, samples=4).mean()
-    assert got["test"]["importance_weighted_bits_per_dimension"] == pytest.approx(weighted, 1e-5)
+    distortion = bits * test[0].size * np.log(2) - 8 * test[0].size * np.log(2) - kl
+    assert got["test"]["distortion"] == pytest.approx(distortion, rel=1e-6)
+    normal = stats.norm.logpdf(mu).sum(1) - 0.5 * np.exp(log_var).sum(1)
+    assert got["test"]["codes_log_likelihood"] == pytest.approx(normal.mean(), rel=1e-5)
+    # Without a fitted prior, samples come from N(0, I).
+    for name in ("elbo_bits_per_dimension", "codes_log_likelihood"):
+        assert got["test"][f"{name}_under_prior"] == got["test"][name]
+    assert got["test"]["rate_under_prior"] == got["test"]["kl"]
+    assert got["test"]["mismatch_to_normal"] is None
+    fitted = Prior(np.ones(1, np.float32), np.ones((1, 4), np.float32), 2 * normal_prior(4).factors)
+    under = evaluate(vae, Shards(shards), batch_size=4, prior=fitted)["test"]
+    expected = stats.norm(1, 2).logpdf(z).sum(1).mean()
+    assert under["codes_log_likelihood_under_prior"] == pytest.approx(expected, rel=1e-5)
     assert got["test"]["ssim"] == pytest.approx(ssim(test, decoded).mean(), rel=1e-5)
     assert got["encoder"]["params"] == vae.encoder.count_params()
     assert got["encoder"]["flattened"] == 4 * 4 * 16
@@ -93,7 +105,8 @@ def test_evaluation_of_samples_and_their_real_data_reference(vae: VAE, shards: P
     got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     found = got["samples"]
-    real, fresh = (load_images(Shards(shards), split, 6) for split in ("test", "train"))
+    real = load_images(Shards(shards), "test")
+    fresh = load_images(Shards(shards), "train")[random_subset(48, 6)]
     made = samples(vae, 6, seed=0)
     assert found["count"] == 6
     for suffix, others in (("", made), ("_floor", fresh)):
@@ -121,8 +134,8 @@ def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path)
     got = evaluate(gaussian, Shards(shards), batch_size=4, prior=normal_prior(4))
     assert got["samples"] == expected["samples"]
     assert got["test"]["sigma"] == expected["test"]["sigma"] == 0.5
-    for name in ("elbo_bits_per_dimension", "importance_weighted_bits_per_dimension"):
-        assert got["test"][name] == pytest.approx(expected["test"][name], abs=1e-4)
+    for name in ("elbo_bits_per_dimension", "distortion", "rate_under_prior"):
+        assert got["test"][name] == pytest.approx(expected["test"][name], rel=1e-5)
     elsewhere = replace(normal_prior(4), means=np.full((1, 4), 5.0, np.float32))
     got = evaluate(gaussian, Shards(shards), batch_size=4, prior=elsewhere)
     assert got["samples"]["sharpness"] != expected["samples"]["sharpness"]
@@ -150,9 +163,10 @@ def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Pat
     )  # fmt: skip
     network = AttributeClassifier(8, 20)
     got = evaluate(small, Shards(tmp_path), batch_size=4, attribute_classifier=network)
-    for name in ("ssim", "ms_ssim", "elbo_bits_per_dimension"):
+    bounds = "distortion", "elbo_bits_per_dimension", "elbo_bits_per_dimension_under_prior"
+    for name in ("ssim", "ms_ssim", *bounds):
         assert got["test"][name] is None
-    assert got["test"]["importance_weighted_bits_per_dimension"] is None
+    assert got["test"]["rate_under_prior"] == got["test"]["kl"]
     found = got["samples"]
     assert found["count"] == 1
     assert found["swd"] == found["swd_floor"] == {"mean": None}

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import make_vae
+from scipy import stats
 
 from facevae.common.errors import UserError
 from facevae.latent import priors as priors_module
@@ -147,6 +148,29 @@ def test_arrays_that_are_no_prior_are_a_sentence(
     np.savez(tmp_path / "prior.npz", other=np.ones(3))
     with pytest.raises(UserError, match=r"prior.npz: is not a prior \(.*weights"):
         load_prior(tmp_path / "prior.npz")
+
+
+def test_density_of_a_prior_is_scipys() -> None:
+    random = np.random.default_rng(5)
+    z = (3 * random.standard_normal((40, 3))).astype(np.float32)
+    normal = stats.multivariate_normal(np.zeros(3), np.eye(3))
+    assert normal_prior(3).is_standard_normal
+    np.testing.assert_allclose(normal_prior(3).log_density(z), normal.logpdf(z), rtol=1e-12)
+
+    factors = np.tril(random.standard_normal((2, 3, 3))).astype(np.float32)
+    factors[:, range(3), range(3)] = [[0.5, 1.0, 2.0], [1.5, 0.25, 1.0]]
+    means = random.standard_normal((2, 3)).astype(np.float32)
+    prior = Prior(np.array([0.75, 0.25], np.float32), means, factors)
+    assert not prior.is_standard_normal
+    parts = [
+        weight * stats.multivariate_normal(mean, factor.astype(np.float64) @ factor.T).pdf(z)
+        for weight, mean, factor in zip(prior.weights, means, factors, strict=True)
+    ]
+    np.testing.assert_allclose(prior.log_density(z), np.log(np.sum(parts, axis=0)), rtol=1e-9)
+    # In 256 dimensions the density itself is not a float64.
+    far = np.full((1, 256), 10.0, np.float32)
+    expected = -0.5 * 256 * (100 + np.log(2 * np.pi))
+    np.testing.assert_allclose(normal_prior(256).log_density(far), [expected], rtol=1e-12)
 
 
 def test_a_prior_for_another_latent_size_is_a_sentence() -> None:

@@ -28,7 +28,7 @@ from facevae.evaluation.inputs import (
     reconstructed_batches,
 )
 from facevae.evaluation.latent_units import LatentUnits
-from facevae.evaluation.likelihood import LikelihoodBounds, LossTerms
+from facevae.evaluation.likelihood import LossTerms, RateAndDistortion
 from facevae.evaluation.sizes import decoder_sizes, encoder_sizes, set_sizes
 from facevae.evaluation.sliced_wasserstein import sliced_wasserstein_metrics
 from facevae.latent.priors import Prior
@@ -66,7 +66,7 @@ FAMILIES: tuple[OfNetworks | OfTestSplit | OfImageSets, ...] = (
     OfTestSplit("test", LossTerms),
     OfTestSplit("test", ReconstructionQuality),
     OfTestSplit("test", LatentUnits),
-    OfTestSplit("test", LikelihoodBounds),
+    OfTestSplit("test", RateAndDistortion),
     OfImageSets("samples", set_sizes),
     OfImageSets("samples", attribute_feature_metrics),
     OfImageSets("samples", inception_metrics),

@@ -13,7 +13,7 @@ import tensorflow as tf
 from facevae.evaluation.attribute_classifier import AttributeClassifier
 from facevae.latent.generation import DecodedImages, prior_codes
 from facevae.latent.priors import Prior
-from facevae.model.losses import kl_per_unit
+from facevae.model.losses import kl_per_unit, sample_latent
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, StoredImages, images, noise
 from facevae.shards.blocks import Images, images_at_once
@@ -65,15 +65,17 @@ class ReconstructedBatch:
     Attributes:
         images: (batch, size, size, 3) float32 in [0, 1].
         reconstructions: decoded from mu, of the shape of `images`.
-        mu: means of q(z|x), (batch, latent) float32.
-        loss_terms: reconstruction term and KL, (2,) float32, means over the batch, with one z
-            sampled per image from a fixed seed.
+        mu, log_var: means and log variances of q(z|x), (batch, latent) float32.
+        z: one code per image, drawn from q(z|x) with noise from a fixed seed, (batch, latent).
+        loss_terms: reconstruction term of `z` and KL, (2,) float32, means over the batch.
         kl_per_unit: KL of each latent unit, nats, (latent,) float32, mean over the batch.
     """
 
     images: np.ndarray
     reconstructions: np.ndarray
     mu: np.ndarray
+    log_var: np.ndarray
+    z: np.ndarray
     loss_terms: np.ndarray
     kl_per_unit: np.ndarray
 
@@ -86,9 +88,11 @@ def reconstructed_batches(inputs: Inputs) -> Iterator[ReconstructedBatch]:
     def compute(batch, position):
         epsilon = noise(SEED, position, (tf.shape(batch)[0], vae.latent_size))
         outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
+        mu, log_var = outputs["mu"], outputs["log_var"]
         terms = tf.stack(vae.loss_terms(batch, outputs))
-        per_unit = tf.reduce_mean(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=0)
-        return vae.decoder(outputs["mu"], training=False), outputs["mu"], terms, per_unit
+        per_unit = tf.reduce_mean(kl_per_unit(mu, log_var), axis=0)
+        z = sample_latent(mu, log_var, epsilon)
+        return vae.decoder(mu, training=False), mu, log_var, z, terms, per_unit
 
     for position, batch in enumerate(images(inputs.shards, "test", inputs.at_once)):
         computed = compute(batch, tf.constant(position, tf.int64))

@@ -10,6 +10,7 @@ epsilon, where epsilon is drawn from N(0, I) and factor is the lower Cholesky fa
 component's covariance. N(0, I) has one component, with mean 0 and factor I.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,35 @@ class Prior:
             own = chosen == component
             codes[own] = mean + points[own] @ factor.T
         return codes
+
+    @property
+    def is_standard_normal(self) -> bool:
+        """Whether it is N(0, I)."""
+        identity = np.eye(self.means.shape[1], dtype=np.float32)
+        return bool(
+            len(self.weights) == 1 and not self.means.any() and (self.factors[0] == identity).all()
+        )
+
+    def log_density(self, z: np.ndarray) -> np.ndarray:
+        """ln p(z) of latent codes, nats.
+
+        Args:
+            z: (count, latent).
+
+        Returns:
+            (count,) float64.
+        """
+        # Imported here because drawing samples does not need it.
+        from scipy.linalg import solve_triangular
+        from scipy.special import logsumexp
+
+        constant = 0.5 * z.shape[1] * math.log(2.0 * math.pi)
+        found = []
+        for mean, factor in zip(self.means, self.factors.astype(np.float64), strict=True):
+            epsilon = solve_triangular(factor, (z.astype(np.float64) - mean).T, lower=True)
+            squares = np.square(epsilon).sum(axis=0)
+            found.append(-0.5 * squares - np.log(np.diagonal(factor)).sum() - constant)
+        return logsumexp(found, axis=0, b=self.weights.astype(np.float64)[:, None])
 
 
 def normal_prior(latent_size: int) -> Prior:

@@ -20,7 +20,17 @@ _QUANTITIES = (
     ("Decoder parameters", "decoder.params", "{:,.0f}"),
     ("test loss per image", "test.loss", "{:,.2f}"),
     ("test reconstruction term per image", "test.reconstruction", "{:,.2f}"),
-    ("test KL per image, nats", "test.kl", "{:,.2f}"),
+    ("test KL to N(0, I) per image, nats", "test.kl", "{:,.2f}"),
+    (
+        "of it: the rate, the KL to the prior of samples, nats",
+        "test.rate_under_prior",
+        "{:,.2f}",
+    ),
+    (
+        "of it: the mismatch of all codes to N(0, I), nats",
+        "test.mismatch_to_normal",
+        "{:,.2f}",
+    ),
     ("test PSNR of reconstructions, dB", "test.psnr", "{:,.2f}"),
     ("test SSIM of reconstructions", "test.ssim", "{:,.4f}"),
     ("test MS-SSIM of reconstructions", "test.ms_ssim", "{:,.4f}"),
@@ -29,11 +39,16 @@ _QUANTITIES = (
     ("test KL of the median latent unit, nats", "test.kl_per_unit.median", "{:,.4f}"),
     ("test KL of the largest latent unit, nats", "test.kl_per_unit.largest", "{:,.4f}"),
     ("sigma of the Decoder, for pixel values in [0, 1]", "test.sigma", "{:,.4f}"),
-    ("test ELBO, bits per dimension", "test.elbo_bits_per_dimension", "{:,.4f}"),
+    ("test ELBO under N(0, I), bits per dimension", "test.elbo_bits_per_dimension", "{:,.4f}"),
     (
-        "test importance-weighted bound, bits per dimension",
-        "test.importance_weighted_bits_per_dimension",
+        "test ELBO under the prior of samples, bits per dimension",
+        "test.elbo_bits_per_dimension_under_prior",
         "{:,.4f}",
+    ),
+    (
+        "log likelihood of test codes under the prior of samples, nats",
+        "test.codes_log_likelihood_under_prior",
+        "{:,.2f}",
     ),
     (
         "Frechet distance of samples, attribute features",
