@@ -10,10 +10,11 @@ from helpers import data_settings, small_vae
 from facevae.common.errors import UserError
 from facevae.data.preparation import prepare
 from facevae.evaluation import inputs as inputs_module
+from facevae.evaluation import sliced_wasserstein as swd_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.image_metrics import sharpness
-from facevae.evaluation.inputs import Inputs, image_sets
+from facevae.evaluation.inputs import Inputs, real_sets, sample_sets
 from facevae.latent.generation import DecodedImages, decoded, mean_codes, prior_codes, samples
 from facevae.shards.batches import Shards, StoredImages, load_images
 from facevae.shards.blocks import blocks, images_at_once, one_by_one
@@ -102,12 +103,18 @@ def test_evaluation_in_blocks_is_that_of_whole_sets(
 ) -> None:
     vae, network = small_vae(reconstruction="gaussian"), AttributeClassifier(16, 20)
     inputs = Inputs(vae, Shards(shards), 4, None, network, None)
-    sets = image_sets(inputs)
-    assert all(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
+
+    def held() -> set[bool]:
+        sets = real_sets(inputs)
+        every = sets.real, sets.reference, *sample_sets(inputs, None, 6)
+        return {isinstance(each, np.ndarray) for each in every}
+
+    assert held() == {True}
     expected = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
-    monkeypatch.setattr(inputs_module, "_HELD", 0)
-    sets = image_sets(inputs)
-    assert not any(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
+    for name in ("_HELD", "_HELD_SAMPLES"):
+        monkeypatch.setattr(inputs_module, name, 0)
+    monkeypatch.setattr(swd_module, "_HELD", 0)
+    assert held() == {False}
     got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     assert got == expected
 
@@ -116,10 +123,11 @@ def test_evaluation_compares_random_subsets_of_the_splits(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs_module, "_MAX_SAMPLES", 4)
-    sets = image_sets(Inputs(small_vae(), Shards(shards), 4, None, None, None))
-    test = load_images(Shards(shards), "test")
-    np.testing.assert_array_equal(sets.real[:], test[random_subset(6, 4)])
-    assert not np.array_equal(sets.real[:], test[:4])
+    sets = real_sets(Inputs(small_vae(), Shards(shards), 4, None, None, None))
+    for found, split in ((sets.real, "test"), (sets.reference, "validation")):
+        whole = load_images(Shards(shards), split)
+        np.testing.assert_array_equal(found[:], whole[random_subset(6, 4)])
+        assert not np.array_equal(found[:], whole[:4])
 
 
 @pytest.mark.parametrize(

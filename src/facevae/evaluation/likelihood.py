@@ -145,8 +145,7 @@ class RateAndDistortion(_OfLossTerms):
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
-        prior = inputs.prior
-        self._prior = None if prior is None or prior.is_standard_normal else prior
+        self._prior = inputs.fitted_prior
         self._normal, self._fitted = ImageMean(), ImageMean()
 
     def update(self, batch: ReconstructedBatch) -> None:
