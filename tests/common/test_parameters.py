@@ -273,6 +273,7 @@ def test_limits_too_small_for_what_is_asked_are_told_without_any_data(
     content: dict, tmp_path: Path, limit: dict[str, int], sentence: str
 ) -> None:
     content["data"]["limit"] |= limit
+    content["generate"]["prior"] = "mixture"
     with pytest.raises(UserError) as raised:
         _load(content, tmp_path)
     assert str(raised.value).removeprefix(f"{tmp_path}/params.yaml: ").startswith(sentence)

@@ -24,6 +24,7 @@ from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inputs import Inputs, ReconstructedBatch
 from facevae.latent.generation import samples
 from facevae.shards.batches import Shards, load_images
+from facevae.shards.subsets import random_subset
 
 _CELEBA = Path(os.environ.get("FACEVAE_CELEBA", ""))
 
@@ -104,10 +105,10 @@ def test_reconstructions_are_drawn_from_the_whole_split(
     spoiled = faces * np.linspace(0.9, 0.5, len(faces), dtype=np.float32)[:, None, None, None]
 
     def measured(*sizes: int) -> dict:
-        metrics, unused = ReconstructedFaces(inputs), np.empty(0)
+        metrics, unused = ReconstructedFaces(inputs), [np.empty(0)] * 5
         for end, size in zip(np.cumsum(sizes), sizes, strict=True):
             part = slice(end - size, end)
-            batch = ReconstructedBatch(faces[part], spoiled[part], unused, unused, unused)
+            batch = ReconstructedBatch(faces[part], spoiled[part], *unused)
             metrics.update(batch)
         return metrics.result()
 
@@ -119,22 +120,26 @@ def test_reconstructions_are_drawn_from_the_whole_split(
     assert expected["face_distance"] > 0
 
 
-def test_evaluation_of_faces(drawn: Shards, faces: np.ndarray, described: Faces) -> None:
+def test_evaluation_of_faces(drawn: Shards, described: Faces) -> None:
+    """Of four images in each set, and of the whole test split."""
     vae = small_vae(image_size=96, reconstruction="bce")  # whose likelihood is not computed
     got = evaluate(vae, drawn, batch_size=4, faces=True)
-    found, real = described
+    found = described.found
     # An untrained Decoder draws no face.
     assert not describe(samples(vae, 4, seed=0), 0)[0].any()
     failed = identity_metrics(np.full(found.sum(), np.inf))
     assert {name: got["test"][name] for name in failed} == failed
     assert got["samples"]["face_share"] == 0
     assert got["samples"]["face_frechet_distance"] is None
-    fresh, others = describe(load_images(drawn, "train"), 4)
-    assert got["samples"]["face_share_floor"] == pytest.approx(fresh.mean(), abs=1e-6)
-    count = min(found[:4].sum(), len(others))
+    (_, real), (fresh, others) = (
+        describe(load_images(drawn, split)[random_subset(drawn.counts[split], 4)], 4)
+        for split in ("test", "validation")
+    )
+    assert got["real_images"]["face_share"] == pytest.approx(fresh.mean(), abs=1e-6)
+    count = min(len(real), len(others))
     assert count > 1
     expected = frechet_distance(real[:count], others[:count])
-    assert got["samples"]["face_frechet_distance_floor"] == pytest.approx(expected, abs=1e-6)
+    assert got["real_images"]["face_frechet_distance"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.skipif(

@@ -24,9 +24,10 @@ from facevae.common.requests import check_face_packages
 from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inputs import (
     SEED,
-    ImageSets,
     Inputs,
+    RealSets,
     ReconstructedBatch,
+    SampleMetrics,
     SplitMetrics,
 )
 from facevae.shards.blocks import Images, one_by_one
@@ -182,13 +183,13 @@ class ReconstructedFaces(SplitMetrics):
         return identity_metrics(np.concatenate(self._distances))
 
 
-class SampleFaces:
-    """`set_metrics` of sets of images, with the descriptors of the first 256 faces of each.
+class FacesOfSamples(SampleMetrics):
+    """`set_metrics`, with the descriptors of the first 256 faces of each set.
 
-    All are None unless `ImageSets.faces`.
+    All are None unless `RealSets.faces`.
     """
 
-    def __init__(self, sets: ImageSets) -> None:
+    def __init__(self, sets: RealSets) -> None:
         self._real = describe(sets.real, MOST) if sets.faces else None
 
     def of(self, images: Images) -> dict[str, Any]:
@@ -196,13 +197,3 @@ class SampleFaces:
         if self._real is None:
             return dict.fromkeys(_OF_SETS)
         return set_metrics(self._real, describe(images, MOST))
-
-
-def sample_face_metrics(sets: ImageSets) -> dict[str, Any]:
-    """`SampleFaces` of the generated images; with _floor, of other real ones, as a reference."""
-    faces = SampleFaces(sets)
-    return {
-        f"{name}{suffix}": value
-        for suffix, images in sets.compared().items()
-        for name, value in faces.of(images).items()
-    }
