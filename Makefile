@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces check-pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -47,6 +47,9 @@ lint: $(BIN)/.installed-dev ## check style, formatting and types
 
 check-docs: $(BIN)/.installed-dev ## run the commands of README and docs in a small clone (8 minutes)
 	$(BIN)/python tests/documents.py
+
+check-pictures: $(BIN)/.installed ## measure what the pictures of a finished make repro show, beside the bars (1 minute)
+	@$(BIN)/python tests/built_in_pictures.py
 
 docs-figures: $(BIN)/.installed ## write the pictures of README and docs from a finished make repro
 	$(BIN)/python docs/figures.py

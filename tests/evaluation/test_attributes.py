@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from built_in_pictures import WORN, Row, compared, corner_difference, recalls
 from helpers import blurred, data_settings, make_vae, noisy
 from PIL import Image
 
@@ -26,6 +27,7 @@ from facevae.evaluation.attribute_classifier import (
     probabilities,
     save_classifier,
     summary,
+    thresholds,
     train_classifier,
 )
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
@@ -81,6 +83,34 @@ def test_attribute_classifier_recognises_visible_attributes(
         assert found[name] == pytest.approx(np.mean(known), abs=1e-6)
     assert found["accuracy"] > found["majority_accuracy"]
     assert found["balanced_accuracy"] > 0.7
+
+
+def test_pictures_without_what_is_worn_miss_their_bars(
+    network: AttributeClassifier, labelled: Shards, faces: np.ndarray
+) -> None:
+    names, labels = labelled.attributes, labelled.labels("train")
+
+    def rows(images: np.ndarray, grid: float | None) -> list[Row]:
+        of_originals, recalled = (
+            recalls(network.predict(each, verbose=0), labels, thresholds(labels), names)
+            for each in (faces, images)
+        )
+        return compared(recalled, of_originals, corner_difference(faces, images), {"samples": grid})
+
+    assert all(kept for *_, kept in rows(faces, 1.05))
+    bare = faces[(labels[:, [names.index(name) for name in WORN]] == -1).all(axis=1)]
+    others = np.resize(bare, faces.shape)
+    assert not any(kept for *_, kept in rows(others, 1.2))
+    assert rows(faces, None)[-1][1:] == (None, "<= 1.1", True)
+
+
+def test_corners_are_compared_by_their_mean_colours() -> None:
+    black = np.zeros((2, 32, 32, 3), np.float32)
+    changed = black.copy()
+    changed[:, 8:24, :] = changed[:, :, 8:24] = 1.0  # outside the corners
+    assert corner_difference(black, changed) == 0.0
+    changed[0, -8:, :8, 1] = np.tile([0.2, 0.6], (8, 4))  # 0.4 in 1 of 24 corners and channels
+    assert corner_difference(black, changed) == pytest.approx(255 * 0.4 / 24)
 
 
 def test_attribute_metrics_by_hand() -> None:

@@ -28,8 +28,12 @@ _COVERED: dict[str, Any] = {
 }
 TESTED: dict[str, Parameters] = {
     "inter_dense, batch 128": configuration("inter_dense, batch 128"),
-    "adafactor, rematerialization": configuration("inter_dense, batch 32").with_changes(
-        {"train.optimizer": "adafactor", "train.rematerialization": True}
+    "adafactor, averages, rematerialization": configuration("inter_dense, batch 32").with_changes(
+        {
+            "train.optimizer": "adafactor",
+            "train.ema_momentum": 0.99,
+            "train.rematerialization": True,
+        }
     ),
     "strides 4 2 2, in 4 parts": configuration("in 4 parts, batch 128").with_changes(_COVERED),
     "strides 4 2 2, bfloat16, residual": configuration("bfloat16, batch 128").with_changes(

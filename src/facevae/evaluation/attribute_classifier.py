@@ -158,6 +158,17 @@ def _rounded_mean(values: list[float | None]) -> float | None:
     return round(float(np.mean(known)), 6) if known else None
 
 
+def thresholds(train_labels: np.ndarray) -> np.ndarray:
+    """The probability above which each attribute counts as found, (attributes,) float64.
+
+    It is the attribute's share in training, which is optimal for the balanced accuracy.
+
+    Args:
+        train_labels: (images, attributes): 1, -1 or 0 (unknown); some of each attribute are known.
+    """
+    return (train_labels == 1).sum(axis=0) / (train_labels != 0).sum(axis=0)
+
+
 def attribute_metrics(
     found: np.ndarray, labels: np.ndarray, train_labels: np.ndarray
 ) -> list[dict]:
@@ -177,13 +188,12 @@ def attribute_metrics(
             accuracy: at the threshold 1/2, which is optimal for it.
             majority_accuracy: of always predicting the more frequent label in training.
             balanced_accuracy: mean of the accuracies over the images with the attribute and over
-                those without it, 1/2 for guessing. The threshold is the attribute's share in
-                training, which is optimal for it. None if all images have the attribute, or none.
+                those without it, 1/2 for guessing, at `thresholds`. None if all images have the
+                attribute, or none.
         All are None if no label is known.
     """
     rows = []
-    for guesses, truths, trained in zip(found.T, labels.T, train_labels.T, strict=True):
-        share = (trained[trained != 0] == 1).mean()
+    for guesses, truths, share in zip(found.T, labels.T, thresholds(train_labels), strict=True):
         guess, truth = guesses[truths != 0], truths[truths != 0] == 1
         yes = guess > share
         with_it, without = _share(yes[truth]), _share(~yes[~truth])
