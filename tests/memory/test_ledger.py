@@ -12,6 +12,7 @@ from benchmarks.memory_model import CONFIGURATIONS, configuration
 from facevae.common.parameters import Parameters
 from facevae.measurement.step_peak import measure_peaks
 from facevae.memory.ledger import largest_batch, ledger
+from facevae.model.layers import ResizeConv2D
 from facevae.model.vae import VAE
 from facevae.training.optimizers import build_optimizer
 
@@ -110,19 +111,27 @@ def _outputs(vae: VAE) -> dict[str, int]:
 )
 def test_activations_are_the_layers_outputs(name: str) -> None:
     given = configuration(name)
-    accounted = ledger(given)
-    outputs, images = _outputs(_built(given)), given.train.batch_size
+    accounted, vae = ledger(given), _built(given)
+    outputs, images = _outputs(vae), given.train.batch_size
+    # The kernels of the resize-convolutions: 4 x 4, from weights of 3 x 3 and a stride of 2.
+    kernels = {
+        layer.name: 4 * 4 * 4 * math.prod(layer.kernel.shape[2:])
+        for layer in vae.decoder.layers
+        if isinstance(layer, ResizeConv2D)
+    }
+    assert len(kernels) == 2
     hidden = {key for key in outputs if f"{key}_normalization" in outputs}
     blocks = 2 if given.encoder.block == "residual" else 1
     assert len(hidden) == blocks * (2 * len(given.encoder.filters) - 1)
     for layer in hidden:
         # The input of the normalisation and the output of the activation.
-        assert accounted.activations[layer] == 4 * images * (
-            outputs[layer] + outputs[f"{layer}_activation"]
-        )
+        stored = 4 * images * (outputs[layer] + outputs[f"{layer}_activation"])
+        assert accounted.activations[layer] == stored + kernels.get(layer, 0)
     assert accounted.activations["pixels"] == 4 * images * outputs["pixels"]
     assert accounted.activations["dense"] == 4 * images * outputs["reshape"]
-    rest = {"pixels", "dense", "inter_dense", "mu", "log_var"}
+    last = f"conv_transpose_{len(given.encoder.filters)}"
+    assert accounted.activations[last] == kernels[last]
+    rest = {"pixels", "dense", "inter_dense", "mu", "log_var", last}
     assert set(accounted.activations) == hidden | rest
 
 

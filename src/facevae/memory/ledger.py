@@ -12,7 +12,8 @@ and N trained weights:
     input batch        4 batch_size (size * size * 3 + latent), the images and the noise; with
                        accumulation, also the part in use
     activations        C B out for each tensor that the gradient of a layer with `out` outputs per
-                       image reads, see `_Layer.kept`
+                       image reads, see `_Layer.kept`; and the kernel that a
+                       resize-convolution computes from its weights
     workspace          temporary tensors
 
 These are never in memory all at once: activations are freed while gradients are computed. The step
