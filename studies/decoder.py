@@ -17,6 +17,7 @@ from studies.measurements import made_by, reconstruction_metrics, reference
 
 EPOCHS = 3
 SHOWN = 6  # samples of each candidate
+PICTURE = "decoder_samples.png"
 
 POST: Settings = {
     "decoder.kernel_sizes": None,
@@ -121,7 +122,7 @@ def report(results: Results) -> list[str]:
         "",
         *results.origins.note(),
         "",
-        "Samples of each, in the same order: decoder_samples.png.",
+        f"Samples of each, in the same order: {PICTURE}.",
         "",
         "```console",
         *(
@@ -145,8 +146,6 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
 
     save_grid(np.concatenate([np.load(file) for file in files]), SHOWN, reports / PICTURE)
 
-
-PICTURE = "decoder_samples.png"
 
 STUDY = Study(
     name="decoder",

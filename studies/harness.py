@@ -274,7 +274,7 @@ def dvc_command(settings: Settings) -> str:
     """How a user trains both variants with some settings in the pipeline."""
     changes = {"data.source": "/path/to/the/images", **settings}
     flags = [
-        f"-S {shlex.quote(f'{key}={json.dumps(value) if isinstance(value, list) else value}')}"
+        f"-S {shlex.quote(f'{key}={value if isinstance(value, str) else json.dumps(value)}')}"
         for key, value in changes.items()
         if not key.startswith("synthesize.")
     ]
