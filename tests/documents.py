@@ -56,11 +56,13 @@ EXCEPTIONS = {
     "make study-layer-size": ("make --dry-run study-layer-size", _STUDY),
     "make study-losses": ("make --dry-run study-losses", _STUDY),
     "make study-kl-weight": ("make --dry-run study-kl-weight", _STUDY),
+    "make study-decoder": ("make --dry-run study-decoder", _STUDY),
     "make study-memory-options": ("make --dry-run study-memory-options", _STUDY),
     "make bench-memory": ("make --dry-run bench-memory", _BENCHMARK),
     "make bench-data": ("make --dry-run bench-data", _BENCHMARK),
     "make bench-train": ("make --dry-run bench-train", _BENCHMARK),
     "make bench-onednn": ("make --dry-run bench-onednn", _BENCHMARK),
+    "make bench-decoder": ("make --dry-run bench-decoder", _BENCHMARK),
     "make bench-start": ("make --dry-run bench-start", _BENCHMARK),
     "make bench-rewrites": ("make --dry-run bench-rewrites", _BENCHMARK),
     "make bench-quality": ("make --dry-run bench-quality", _BENCHMARK),
@@ -69,6 +71,14 @@ EXCEPTIONS = {
     "-S 'encoder.strides=[4,2,2]'": (
         "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "
         "-S 'encoder.strides=[4,2,2]' memory", _TRAINING,
+    ),
+    "dvc exp run -S decoder.resize_layers=0 -S train.batch_size=128": (
+        "dvc exp run -S decoder.resize_layers=0 -S train.batch_size=128 memory", _TRAINING,
+    ),
+    "dvc exp run -S decoder.resize_layers=0 -S train.batch_size=128 -S loss.reconstruction=bce "
+    "-S loss.kl_weight=15.0": (
+        "dvc exp run -S decoder.resize_layers=0 -S train.batch_size=128 -S loss.reconstruction=bce "
+        "-S loss.kl_weight=15.0 memory && git checkout params.yaml", _TRAINING,
     ),
     "dvc exp run -S evaluate.faces=true": (
         "dvc exp run -S evaluate.faces=true evaluate@direct && git checkout params.yaml",
