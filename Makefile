@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs check-pictures docs-figures bench-data bench-train bench-onednn bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-memory-options gpu clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces check-pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -67,6 +67,9 @@ bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside
 bench-onednn: $(BIN)/.installed ## measure a step with and without oneDNN, and PyTorch's if it is installed (7 minutes)
 	$(BIN)/python -m benchmarks.onednn
 
+bench-decoder: $(BIN)/.installed ## measure what each way to enlarge the Decoder's images costs (7 minutes)
+	$(BIN)/python -m benchmarks.decoder
+
 bench-start: $(BIN)/.installed ## measure how long stages take to start (4 minutes)
 	$(BIN)/python -m benchmarks.stage_start
 
@@ -78,6 +81,9 @@ bench-memory: $(BIN)/.installed ## measure the memory of training steps beside t
 
 bench-quality: $(BIN)/.installed-dev ## measure what the metrics of generated images cost (8 minutes)
 	$(BIN)/python -m benchmarks.metric_cost
+
+bench-faces: $(BIN)/.installed-dev ## measure what the metrics of faces see, and their time (5 minutes)
+	$(BIN)/python -m benchmarks.face_metrics
 
 study-layer-size: $(BIN)/.installed ## measure 64 to 512 units in the extra layer, and none (60 minutes); SETTINGS="train.epochs=8"
 	$(BIN)/python -m studies.layer_size $(SETTINGS)
@@ -91,11 +97,17 @@ study-kl-weight: $(BIN)/.installed ## measure KL weights near zero beside the pl
 study-decoder: $(BIN)/.installed ## measure how the Decoder enlarges images, and how it is trained (60 minutes); SETTINGS=...
 	$(BIN)/python -m studies.decoder $(SETTINGS)
 
+study-published: $(BIN)/.installed .venv-peers/.installed ## measure the default beside what others publish (50 minutes); SETTINGS=...
+	$(BIN)/python -m studies.published $(SETTINGS)
+
 study-memory-options: $(BIN)/.installed ## measure what each way to less memory saves and costs (50 minutes); SETTINGS=...
 	$(BIN)/python -m studies.memory_options $(SETTINGS)
 
 gpu: $(BIN)/.installed ## install the CUDA libraries that TensorFlow needs on an NVIDIA GPU
 	sh tools/pip.sh .venv "$$(grep '^tensorflow==' requirements.txt | sed 's/==/[and-cuda]==/')"
+
+faces: $(BIN)/.installed ## install what evaluate.faces needs (136 MiB)
+	sh tools/pip.sh .venv -r requirements-faces.txt
 
 clean: ## delete the environments, but not data, models and DVC's cache
 	rm -rf .venv .venv-peers
@@ -110,7 +122,7 @@ endif
 
 $(BIN)/.installed: requirements.txt pyproject.toml
 ifeq ($(WHOLE),)
-	@test ! -e .venv || echo "Building .venv again, which is unfinished, or made for another folder or Python; for an NVIDIA card, say make gpu again" >&2
+	@test ! -e .venv || echo "Building .venv again, which is unfinished, or made for another folder or Python; for an NVIDIA card, say make gpu again, and for evaluate.faces make faces" >&2
 	@rm -rf .venv
 	@$(PYTHON) tools/preflight.py environment || { test $$? -ne 127 || echo "facevae needs Python: make PYTHON=python3.11 ..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
@@ -120,7 +132,7 @@ endif
 	@$(BIN)/python $(FINDS) || { echo "pip has installed elsewhere than into .venv: '$(BIN)/pip config list' shows where" >&2; exit 2; }
 	@touch $@
 
-$(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
+$(BIN)/.installed-dev: requirements-dev.txt requirements-faces.txt $(BIN)/.installed
 	sh tools/pip.sh .venv -r requirements-dev.txt
 	@touch $@
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchmarks.harness import MIB, print_table, project_parameters
-from facevae.common.parameters import Encoder, Loss, Parameters, Train
+from facevae.common.parameters import Decoder, Encoder, Loss, Parameters, Train
 from facevae.measurement.step_peak import measure_peaks
 from facevae.memory.ledger import ledger
 
@@ -67,6 +67,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "gelu, batch 64": {"batch_size": 64, "activation": "gelu"},
     "bce, batch 64": {"batch_size": 64, "reconstruction": "bce"},
     "gaussian, batch 64": {"batch_size": 64, "reconstruction": "gaussian"},
+    "averaged weights, batch 32": {"batch_size": 32, "ema_momentum": 0.99},
+    "transposed, batch 128": {"batch_size": 128, "resize_layers": 0},
     "clipped gradients, batch 32": {"batch_size": 32, "gradient_clip_norm": 1.0},
     "direct, batch 2": {"inter_dense": 0, "batch_size": 2},
 }  # fmt: skip
@@ -74,14 +76,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def configuration(name: str) -> Parameters:
     """The parameters of one of the configurations."""
-    sections: dict[str, type[BaseModel]] = {"encoder": Encoder, "loss": Loss, "train": Train}
+    sections: dict[str, type[BaseModel]] = {
+        "encoder": Encoder, "decoder": Decoder, "loss": Loss, "train": Train
+    }  # fmt: skip
     changes = {"reconstruction": "mse", **CONFIGURATIONS[name]}
     return project_parameters(
         {
             f"{section}.{key}": value
             for section, fields in sections.items()
             for key, value in changes.items()
-            if key in fields.model_fields
+            if key in fields.model_fields and (section, key) != ("decoder", "kernel_sizes")
         }
     )
 

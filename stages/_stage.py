@@ -37,7 +37,7 @@ try:
     from facevae.common.errors import StoppedError, UserError
     from facevae.common.files import atomic_write, target_of
     from facevae.common.parameters import VARIANTS, Parameters, load_parameters
-    from facevae.common.requests import check_inception_weights
+    from facevae.common.requests import check_face_packages, check_inception_weights
     from facevae.common.runtime import before_abort
 except ModuleNotFoundError as error:
     sys.exit(
@@ -75,9 +75,9 @@ def arguments(
         paths: the help of further flags, which the stage writes; all required.
 
     Raises:
-        UserError: a mistake in params.yaml, or in the file of weights that it names; the shards do
-            not suffice for what it asks for; or an output is in a folder that is a link, while DVC
-            runs the stage.
+        UserError: a mistake in params.yaml, or in the file of weights that it names; packages that
+            it needs are missing; the shards do not suffice for what it asks for; or an output is in
+            a folder that is a link, while DVC runs the stage.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--params", default="params.yaml", help="parameters (default: %(default)s)")
@@ -99,6 +99,8 @@ def arguments(
     if (weights := content["evaluate"]["inception_weights"]) is not None:
         _inputs.append(Path(weights))
         check_inception_weights(Path(weights))
+    if content["evaluate"]["faces"]:
+        check_face_packages()
     if "shards" in names and options.shards.exists():
         from facevae.shards.requests import check_request
 

@@ -36,6 +36,7 @@ def main() -> None:
             prior=load_prior(options.prior),
             attribute_classifier=load_classifier(options.attributes),
             inception_weights=inception_weights,
+            faces=parameters.evaluate.faces,
             progress=progress,
         )
     write_json(options.metrics, metrics)

@@ -8,16 +8,13 @@ on the validation split.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from benchmarks.harness import PEERS, project_parameters, run, table
-from facevae.common.errors import UserError
+from benchmarks.harness import project_parameters, table
 from facevae.common.runtime import enable_determinism, load_tensorflow
 from studies.harness import EPOCHS, Results, Settings, Study, Title, Work, dvc_command, main
 from studies.measurements import (
-    SPLIT,
-    Made,
+    check_peers,
     made_by,
+    made_by_pythae,
     reconstruction_metrics,
     reference,
     sample_metrics,
@@ -39,7 +36,8 @@ LOSSES: dict[str, Settings] = {
     "the series: bce, weight 15": {"loss.reconstruction": "bce", "loss.kl_weight": 15.0},
     "Keras' example: bce, weight 1": {"loss.reconstruction": "bce", "loss.kl_weight": 1.0},
 }
-PYTHAE = ("pythae's VAE, its defaults", "normal")
+PYTHAE_RATE = 1e-4  # its default, constant
+PYTHAE = (f"pythae's VAE at its rate of {PYTHAE_RATE:g}", "normal")
 FLOOR = ("fresh real images", "the train split")
 
 DEFAULT = "sigma learned"
@@ -77,27 +75,9 @@ COLUMNS = (
 )
 
 
-def _train_pythae(work: Work, held_out: np.ndarray, seed: int) -> Made:
-    from facevae.shards.batches import Shards, load_images
-
-    folder, file = work.folder / "pythae", work.folder / "pythae" / "made.npz"
-    folder.mkdir(exist_ok=True)
-    train_images = load_images(Shards(work.shards), "train")
-    for split, pictures in (("train", train_images), (SPLIT, held_out)):
-        np.save(folder / f"{split}.npy", np.round(pictures * 255).astype(np.uint8))
-    settings = work.settings[PYTHAE]
-    run(
-        PEERS, "-m", "studies.peers.pythae", "--images", folder, "--seed", seed, "--made", file,
-        "--epochs", settings["train.epochs"], "--batch-size", settings["train.batch_size"],
-    )  # fmt: skip
-    with np.load(file) as arrays:
-        return Made(**arrays)
-
-
 def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     """Metrics of a loss and a prior; a grid of samples stays beside the model."""
-    if not PEERS.exists():  # before hours are spent
-        raise UserError(f"{PEERS}: is not there; install the peers first: make study-losses")
+    check_peers("make study-losses")
     load_tensorflow()
     from facevae.plotting.grids import save_grid
     from facevae.shards.batches import Shards, load_images
@@ -108,7 +88,10 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
         train_images = load_images(Shards(work.shards), "train", len(held_out))
         return sample_metrics(train_images, held_out, network)
     if title == PYTHAE:
-        made = _train_pythae(work, held_out, seed)
+        made = made_by_pythae(
+            work, held_out, work.settings[PYTHAE], seed,
+            learning_rate=PYTHAE_RATE, resize_layers=0, prior="normal",
+        )  # fmt: skip
     else:
         folder, prior = work.train(title, seed), title[1]
         made = made_by(folder / "model.keras", work.shards, held_out, prior)

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.harness import PEERS, run
+from facevae.common.errors import UserError
+from studies.harness import Settings, Work
+
 SPLIT = "validation"
 SEED = 0  # of the noise and of the samples
 
@@ -27,6 +31,12 @@ class Made(NamedTuple):
     kl: np.ndarray
     reconstructed: np.ndarray
     samples: np.ndarray
+
+
+def check_peers(command: str) -> None:
+    """Raise a UserError with the command that installs the peers if they are not there."""
+    if not PEERS.exists():  # before hours are spent
+        raise UserError(f"{PEERS}: is not there; install the peers first: {command}")
 
 
 @cache
@@ -58,6 +68,39 @@ def made_by(model: Path, shards: Path, held_out: np.ndarray, prior: str) -> Made
         reconstructions(vae, held_out),
         samples(vae, len(held_out), SEED, prior_of_dataset(prior, vae, Shards(shards))),
     )
+
+
+def made_by_pythae(
+    work: Work,
+    held_out: np.ndarray,
+    settings: Settings,
+    seed: int,
+    *,
+    learning_rate: float,
+    resize_layers: int,
+    prior: str,
+) -> Made:
+    """What pythae's VAE makes, trained on the images of a study.
+
+    Args:
+        settings: train.epochs and train.batch_size are read.
+        learning_rate: constant.
+        resize_layers, prior: as in params.yaml; the prior is "normal" or "gaussian".
+    """
+    from facevae.shards.batches import Shards, load_images
+
+    folder, file = work.folder / "pythae", work.folder / "pythae" / "made.npz"
+    folder.mkdir(exist_ok=True)
+    train_images = load_images(Shards(work.shards), "train")
+    for split, pictures in (("train", train_images), (SPLIT, held_out)):
+        np.save(folder / f"{split}.npy", np.round(pictures * 255).astype(np.uint8))
+    run(
+        PEERS, "-m", "studies.peers.pythae", "--images", folder, "--seed", seed, "--made", file,
+        "--epochs", settings["train.epochs"], "--batch-size", settings["train.batch_size"],
+        "--learning-rate", learning_rate, "--resize-layers", resize_layers, "--prior", prior,
+    )  # fmt: skip
+    with np.load(file) as arrays:
+        return Made(**arrays)
 
 
 def sample_metrics(samples: np.ndarray, held_out: np.ndarray, network: Any) -> dict[str, float]:
@@ -95,6 +138,32 @@ def reconstruction_metrics(made: Made, held_out: np.ndarray) -> dict[str, float]
     return {
         "bits_per_dimension": float(np.mean(bits_per_dimension(density - made.kl, dimensions))),
         "psnr": float(np.mean(psnr(held_out, made.reconstructed))),
+    }
+
+
+def face_metrics(made: Made, held_out: np.ndarray) -> dict[str, Any]:
+    """What people see in a face, of at most 256 images drawn at random.
+
+    See `facevae.evaluation.face_metrics`.
+
+    Raises:
+        UserError: the packages of the extra `faces` are not installed.
+    """
+    from facevae.evaluation.face_metrics import (
+        MOST,
+        describe,
+        identity_metrics,
+        pair_distances,
+        set_metrics,
+    )
+
+    drawn = np.random.default_rng(SEED).permutation(len(held_out))[:MOST]
+    originals, reconstructed, samples = (
+        describe(images[drawn], MOST) for images in (held_out, made.reconstructed, made.samples)
+    )
+    return {
+        "reconstructions": identity_metrics(pair_distances(originals, reconstructed)),
+        "samples": set_metrics(originals, samples),
     }
 
 

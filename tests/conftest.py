@@ -27,14 +27,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 
+# The files that take longest, the longest first.
+_FIRST = (
+    "test_pipeline", "test_distributed", "test_resume", "test_ledger", "test_training",
+    "test_networks",
+)  # fmt: skip
+# They wait for the run that test_pipeline begins.
+_LATER = ("test_use", "test_sharing")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that all processes have work to the end."""
 
-    def rank(item: pytest.Item) -> tuple[bool, bool, bool]:
+    def rank(item: pytest.Item) -> tuple[bool, int, bool]:
         stem = item.path.stem
-        # test_sharing waits for the run that test_pipeline begins.
-        slow = item.get_closest_marker("slow") is not None
-        return not slow, stem == "test_sharing", stem != "test_pipeline"
+        place = _FIRST.index(stem) if stem in _FIRST else len(_FIRST)
+        return item.get_closest_marker("slow") is None, place, stem in _LATER
 
     items.sort(key=rank)
 

@@ -64,10 +64,15 @@ EXCEPTIONS = {
     "make bench-start": ("make --dry-run bench-start", _BENCHMARK),
     "make bench-rewrites": ("make --dry-run bench-rewrites", _BENCHMARK),
     "make bench-quality": ("make --dry-run bench-quality", _BENCHMARK),
+    "make bench-faces": ("make --dry-run bench-faces", _BENCHMARK),
     "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "
     "-S 'encoder.strides=[4,2,2]'": (
         "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "
         "-S 'encoder.strides=[4,2,2]' memory", _TRAINING,
+    ),
+    "dvc exp run -S evaluate.faces=true": (
+        "dvc exp run -S evaluate.faces=true evaluate@direct && git checkout params.yaml",
+        "for one variant",
     ),
     "dvc exp run -S data.source=/path/to/celeba": (
         "dvc exp run -S data.source=$CELEBA prepare", _TRAINING,
@@ -274,7 +279,7 @@ def _run(folder: Path) -> int:
     clone = folder / "facevae"
     (clone / ".venv").symlink_to(_environment(folder / "environment", clone))
     # To make, the environment is newer than these.
-    for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt"):
+    for name in ("pyproject.toml", *(path.name for path in PROJECT.glob("requirements*.txt"))):
         os.utime(clone / name, (0, 0))
     with _server(celeba) as mirror:
         environment = {

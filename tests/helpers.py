@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Where tests differ from params.yaml unless they say otherwise: the variant direct, with a loss
 # that is easy to compute a second time.
 _PLAIN = {"inter_dense": 0, "reconstruction": "mse", "learning_rate_schedule": "constant"}
-_SECTIONS = ("encoder", "loss", "train", "data")
+_SECTIONS = ("encoder", "decoder", "loss", "train", "data")
 
 
 # What the few images of these tests suffice for.
@@ -62,7 +62,8 @@ def run_stage(name: str, *arguments: object) -> int:
 def settings(**changes: Any) -> Parameters:
     """The project's parameters with some changed, by the names of their keys.
 
-    A name that several sections have is that of the first of encoder, loss, train and data.
+    A name that several sections have is that of the first of encoder, decoder, loss, train and
+    data; decoder_kernel_sizes are those of the Decoder.
     """
     parameters = load_parameters(PROJECT / "params.yaml")
     homes = {
@@ -70,7 +71,12 @@ def settings(**changes: Any) -> Parameters:
         for section in reversed(_SECTIONS)
         for key in type(getattr(parameters, section)).model_fields
     }
-    named = {f"{homes[key]}.{key}": value for key, value in {**_PLAIN, **changes}.items()}
+    named = {
+        key.replace("decoder_", "decoder.")
+        if key.startswith("decoder_")
+        else f"{homes[key]}.{key}": value
+        for key, value in {**_PLAIN, **changes}.items()
+    }
     return parameters.with_changes(named)
 
 

@@ -23,9 +23,9 @@ STAGES = {
 
 _SMALL = {
     "synthesize": {"images": 200},
-    "data": {"image_size": 32},
+    "data": {"image_size": 16},
     "encoder": {
-        "filters": [8, 8], "kernel_sizes": [3, 3], "strides": [4, 4], "latent_size": 8,
+        "filters": [8, 8], "kernel_sizes": [3, 3], "strides": [4, 2], "latent_size": 8,
         "inter_dense": 16,
     },
     "train": {"epochs": 2, "batch_size": 16},

@@ -19,9 +19,13 @@ def _activate(channels: int) -> list[nn.Module]:
 
 
 class VAE(nn.Module):
-    """What `facevae.model.vae.VAE` computes, channels first; its number of weights is checked."""
+    """What `facevae.model.vae.VAE` computes, channels first; its number of weights is checked.
 
-    def __init__(self) -> None:
+    Args:
+        resize_layers: as `decoder.resize_layers` in params.yaml.
+    """
+
+    def __init__(self, resize_layers: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, count in zip((3, *FILTERS), FILTERS, strict=False):
@@ -34,8 +38,11 @@ class VAE(nn.Module):
         self.log_var = nn.Linear(INTER_DENSE, LATENT)
         layers = [nn.Linear(LATENT, flat), nn.Unflatten(1, (FILTERS[-1], INNERMOST, INNERMOST))]
         outward = (*FILTERS[-2::-1], 3)
-        for before, count in zip(FILTERS[::-1], outward, strict=True):
-            layers.append(nn.ConvTranspose2d(before, count, 3, 2, padding=1, output_padding=1))
+        for place, (before, count) in enumerate(zip(FILTERS[::-1], outward, strict=True)):
+            if place >= len(FILTERS) - resize_layers:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, count, 3, padding=1)]
+            else:
+                layers.append(nn.ConvTranspose2d(before, count, 3, 2, padding=1, output_padding=1))
             if count != 3:
                 layers += _activate(count)
         self.decoder = nn.Sequential(*layers)

@@ -1,9 +1,9 @@
-"""A VAE of the default networks in pythae, with pythae's defaults, for `studies.losses`.
+"""A VAE of the default networks in pythae, for `studies.losses` and `studies.published`.
 
-Runs in an environment of its own (requirements-peers.txt). What it keeps to is the default loss
-(half the squared error, summed, and the KL), optimizer, learning rate and sampler; the epochs and
-the batch size are given, so that it takes as many steps as the others, and one more an epoch: it
-keeps the last batch, which is smaller.
+Runs in an environment of its own (requirements-peers.txt). It has pythae's loss (half the squared
+error, summed, and the KL) and optimizer at a constant rate. The epochs and the batch size are
+given, so that it takes as many steps as the others, and one more an epoch: it keeps the last batch,
+which is smaller.
 """
 
 import argparse
@@ -16,7 +16,11 @@ from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.pipelines import TrainingPipeline
-from pythae.samplers import NormalSampler
+from pythae.samplers import (
+    GaussianMixtureSampler,
+    GaussianMixtureSamplerConfig,
+    NormalSampler,
+)
 from pythae.trainers import BaseTrainerConfig
 
 from benchmarks.peers import torch_networks
@@ -52,6 +56,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="train.npy, validation.npy")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--resize-layers", type=int, required=True)
+    parser.add_argument("--prior", choices=["normal", "gaussian"], required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--made", type=Path, required=True, help=".npz file to write")
     options = parser.parse_args()
@@ -60,7 +67,7 @@ def main() -> None:
         torch.from_numpy(np.load(options.images / f"{split}.npy")).permute(0, 3, 1, 2).float() / 255
         for split in ("train", "validation")
     )
-    networks = torch_networks.VAE()
+    networks = torch_networks.VAE(options.resize_layers)
     model = VAE(
         VAEConfig(input_dim=tuple(train.shape[1:]), latent_dim=torch_networks.LATENT),
         encoder=Encoder(networks),
@@ -71,6 +78,7 @@ def main() -> None:
             output_dir=folder,
             num_epochs=options.epochs,
             per_device_train_batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
             seed=options.seed,
         )
         TrainingPipeline(training_config=training, model=model)(train_data=train)
@@ -85,9 +93,12 @@ def main() -> None:
             errors.append((made - images).square().sum((1, 2, 3)))
             kls.append(0.5 * (mu.square() + torch.expm1(log_var) - log_var).sum(1))
             reconstructed.append(model.decoder(mu).reconstruction)
-        samples = NormalSampler(model).sample(
-            num_samples=len(held_out), batch_size=_BLOCK, return_gen=True
-        )
+        sampler: NormalSampler | GaussianMixtureSampler = NormalSampler(model)
+        if options.prior == "gaussian":
+            one = GaussianMixtureSamplerConfig(n_components=1)
+            sampler = GaussianMixtureSampler(model, one)
+            sampler.fit(train)
+        samples = sampler.sample(num_samples=len(held_out), batch_size=_BLOCK, return_gen=True)
     np.savez(
         options.made,
         errors=torch.cat(errors).numpy(),

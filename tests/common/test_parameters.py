@@ -57,6 +57,11 @@ def test_several_mistakes_are_one_line_each(content: dict, tmp_path: Path) -> No
         ("encoder", "batch_normalization", 1),
         ("encoder", "dropout", 1.0),
         ("loss", "reconstruction", "mae"),
+        ("decoder", "resize_layers", -1),
+        ("decoder", "resize_layers", [2, 2]),
+        ("decoder", "kernel_sizes", 3),
+        ("train", "ema_momentum", 1),
+        ("train", "horizontal_flips", 1),
         ("loss", "sigma", 0),
         ("loss", "sigma", "fixed"),
         ("loss", "sigma", True),
@@ -124,6 +129,15 @@ def test_lists_of_another_length_are_refused(content: dict, tmp_path: Path) -> N
         _load(content, tmp_path)
     assert "encoder.kernel_sizes: has 4 entries and encoder.filters has 3" in str(raised.value)
     assert "encoder.strides: has 4 entries and encoder.filters has 3" in str(raised.value)
+
+
+def test_kernels_of_the_decoder_have_an_entry_per_layer(content: dict, tmp_path: Path) -> None:
+    content["decoder"]["kernel_sizes"] = [3, 4]
+    with pytest.raises(UserError) as raised:
+        _load(content, tmp_path)
+    assert "decoder.kernel_sizes: has 2 entries and encoder.filters has 4" in str(raised.value)
+    content["decoder"]["kernel_sizes"] = [3, 4, 3, 4]
+    assert _load(content, tmp_path).decoder.kernel_sizes == [3, 4, 3, 4]
 
 
 def test_strides_that_do_not_divide_the_image_are_refused(content: dict, tmp_path: Path) -> None:
@@ -259,6 +273,7 @@ def test_limits_too_small_for_what_is_asked_are_told_without_any_data(
     content: dict, tmp_path: Path, limit: dict[str, int], sentence: str
 ) -> None:
     content["data"]["limit"] |= limit
+    content["generate"]["prior"] = "mixture"
     with pytest.raises(UserError) as raised:
         _load(content, tmp_path)
     assert str(raised.value).removeprefix(f"{tmp_path}/params.yaml: ").startswith(sentence)
@@ -277,6 +292,22 @@ def test_make_check_looks_for_the_file_that_is_named(
     monkeypatch.setattr(sys, "argv", ["parameters.py", str(path)])
     assert _main() == 2
     assert "evaluate.inception_weights: there is no file /no/such.h5" in capsys.readouterr().err
+
+
+def test_make_check_looks_for_the_packages_that_find_faces(
+    content: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    content["evaluate"]["faces"] = True
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["parameters.py", str(path)])
+    assert _main() == 0
+    monkeypatch.setitem(sys.modules, "dlib", None)  # as if it were not installed
+    assert _main() == 2
+    assert capsys.readouterr().err == (
+        f"evaluate.faces: true needs dlib-bin, which {sys.executable} lacks; install what it "
+        f"needs into .venv with `make faces`, or set it to false\n"
+    )
 
 
 def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:

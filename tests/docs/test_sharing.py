@@ -133,7 +133,7 @@ def test_figures_are_of_a_finished_run_on_drawn_faces(ours: Study) -> None:
         assert (docs / name).read_bytes() == (reports / name).read_bytes()
     for variant in ("direct", "inter_dense"):
         with Image.open(docs / f"samples-{variant}.png") as picture:
-            assert picture.size == (2 + 2 * 34, 2 + 2 * 34)
+            assert picture.size == (2 + 2 * 18, 2 + 2 * 18)
     try:
         text = lock.read_text(encoding="utf-8")
         lock.write_text(text.replace("source: data/synthetic", "source: /real/faces"), "utf-8")

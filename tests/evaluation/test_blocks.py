@@ -10,13 +10,28 @@ from helpers import data_settings, small_vae
 from facevae.common.errors import UserError
 from facevae.data.preparation import prepare
 from facevae.evaluation import inputs as inputs_module
+from facevae.evaluation import sliced_wasserstein as swd_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.image_metrics import sharpness
-from facevae.evaluation.inputs import Inputs, image_sets
+from facevae.evaluation.inputs import Inputs, real_sets, sample_sets
 from facevae.latent.generation import DecodedImages, decoded, mean_codes, prior_codes, samples
 from facevae.shards.batches import Shards, StoredImages, load_images
 from facevae.shards.blocks import blocks, images_at_once, one_by_one
+from facevae.shards.subsets import random_subset
+
+
+def test_a_random_subset_is_spread_over_the_split_and_always_the_same() -> None:
+    numbers = random_subset(162_770, 20_000)
+    np.testing.assert_array_equal(numbers, random_subset(162_770, 20_000))
+    assert len(set(numbers.tolist())) == 20_000
+    assert (np.diff(numbers) > 0).all()
+    assert numbers[0] >= 0
+    assert numbers[-1] < 162_770
+    tenths = np.histogram(numbers, 10, (0, 162_770))[0]
+    np.testing.assert_allclose(tenths, 2000, atol=5 * np.sqrt(2000))
+    for most in (7, 8):  # the whole split
+        np.testing.assert_array_equal(random_subset(7, most), np.arange(7))
 
 
 def test_blocks_hold_as_many_pixels_whatever_the_size_of_the_images() -> None:
@@ -33,13 +48,20 @@ def test_blocks_of_stored_images_are_those_of_the_split(
 ) -> None:
     prepare(data_settings(source, record_format=record_format), tmp_path)
     shards = Shards(tmp_path)
-    whole, stored = load_images(shards, "train"), StoredImages(shards, "train", 100)
+    whole, stored = load_images(shards, "train"), StoredImages(shards, "train", range(48))
     assert stored.shape == whole.shape == (48, 16, 16, 3)
     order = np.random.default_rng(0).permutation(48)
     for chosen in (slice(None), slice(18, 23), slice(40, 99), order, order[:1]):
         np.testing.assert_array_equal(stored[chosen], whole[chosen])
     np.testing.assert_array_equal(list(one_by_one(stored, 7)), whole)
-    assert StoredImages(shards, "train", 21).shape == (21, 16, 16, 3)
+    # Twenty to a shard: the last of one, none of the next, and some of the last.
+    for numbers in (range(21), np.array([0, 19, 40, 47]), np.array([45]), np.arange(0)):
+        some = StoredImages(shards, "train", numbers)
+        assert some.shape == (len(numbers), 16, 16, 3)
+        if len(numbers):
+            np.testing.assert_array_equal(some[:], whole[np.asarray(numbers)])
+    with pytest.raises(IndexError, match="image 48 of the 48 of train"):
+        StoredImages(shards, "train", [3, 48])
 
 
 @pytest.mark.parametrize("place", [30, 2])
@@ -53,7 +75,7 @@ def test_bad_input_damaged_record_among_stored_images(
             content[place] ^= 1
         (tmp_path / path.name).write_bytes(content)
     with pytest.raises(UserError, match=r"test-.*tfrecord: record 1 is damaged; write the shards"):
-        StoredImages(Shards(tmp_path), "test", 6)[:2]
+        StoredImages(Shards(tmp_path), "test", range(6))[:2]
 
 
 def test_blocks_of_codes_are_decoded_when_they_are_asked_for() -> None:
@@ -80,15 +102,32 @@ def test_evaluation_in_blocks_is_that_of_whole_sets(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vae, network = small_vae(reconstruction="gaussian"), AttributeClassifier(16, 20)
-    inputs = Inputs(vae, Shards(shards), 4, None, network, None)
-    sets = image_sets(inputs)
-    assert all(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
+    inputs = Inputs(vae, Shards(shards), 4, None, network, None, False)
+
+    def held() -> set[bool]:
+        sets = real_sets(inputs)
+        every = sets.real, sets.reference, *sample_sets(inputs, None, 6)
+        return {isinstance(each, np.ndarray) for each in every}
+
+    assert held() == {True}
     expected = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
-    monkeypatch.setattr(inputs_module, "_HELD", 0)
-    sets = image_sets(inputs)
-    assert not any(isinstance(each, np.ndarray) for each in (sets.real, *sets.compared().values()))
+    for name in ("_HELD", "_HELD_SAMPLES"):
+        monkeypatch.setattr(inputs_module, name, 0)
+    monkeypatch.setattr(swd_module, "_HELD", 0)
+    assert held() == {False}
     got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
     assert got == expected
+
+
+def test_evaluation_compares_random_subsets_of_the_splits(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs_module, "_MAX_SAMPLES", 4)
+    sets = real_sets(Inputs(small_vae(), Shards(shards), 4, None, None, None, False))
+    for found, split in ((sets.real, "test"), (sets.reference, "validation")):
+        whole = load_images(Shards(shards), split)
+        np.testing.assert_array_equal(found[:], whole[random_subset(6, 4)])
+        assert not np.array_equal(found[:], whole[:4])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +138,7 @@ def test_evaluation_takes_no_more_at_once_for_a_training_on_many_devices(
 ) -> None:
     data = Shards(shards)
     data.image_size = side
-    assert Inputs(small_vae(), data, batch_size, None, None, None).at_once == at_once
+    assert Inputs(small_vae(), data, batch_size, None, None, None, False).at_once == at_once
 
 
 class _Noise:

@@ -9,15 +9,16 @@ import pytest
 import tensorflow as tf
 from helpers import data_settings, make_vae, small_vae
 from PIL import Image
+from scipy import stats
 
 from facevae.data.preparation import prepare
 from facevae.evaluation import evaluate as evaluate_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier, features
-from facevae.evaluation.evaluate import OfImageSets, evaluate
+from facevae.evaluation.evaluate import OfSamples, evaluate
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.evaluation.image_metrics import psnr, sharpness_ratio, ssim
+from facevae.evaluation.inputs import RealSets, SampleMetrics
 from facevae.evaluation.latent_units import active_units
-from facevae.evaluation.likelihood import importance_weighted_bits_per_dimension
 from facevae.evaluation.sliced_wasserstein import sliced_wasserstein
 from facevae.latent.generation import (
     codes_with_directions,
@@ -28,10 +29,11 @@ from facevae.latent.generation import (
     reconstructions,
     samples,
 )
-from facevae.latent.priors import normal_prior
+from facevae.latent.priors import Prior, normal_prior
 from facevae.model.vae import VAE
 from facevae.plotting.grids import image_grid, save_grid
 from facevae.shards.batches import Shards, load_images, noise
+from facevae.shards.blocks import Images
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,8 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     decoded = np.asarray(vae.decoder(mu))
     kl = -0.5 * (1 + log_var - mu**2 - np.exp(log_var)).sum(1).mean()
     assert got["test"]["images"] == len(test) == 6
+    assert got["test"]["face_pairs"] is None  # not measured, which is not 0
+    assert got["test"]["same_person"] is got["samples"]["face_share"] is None
     assert got["test"]["kl"] == pytest.approx(kl, rel=1e-4)
     assert got["test"]["psnr"] == pytest.approx(psnr(test, decoded).mean(), rel=1e-5)
     expected = got["test"]["reconstruction"] + 0.5 * got["test"]["kl"]
@@ -81,36 +85,68 @@ def test_evaluation_by_hand(vae: VAE, shards: Path) -> None:
     nats = errors.mean() / (2 * 0.25) + kl + test[0].size * np.log(0.5 * np.sqrt(2 * np.pi))
     bits = nats / (test[0].size * np.log(2)) + 8
     assert got["test"]["elbo_bits_per_dimension"] == pytest.approx(bits, rel=1e-6)
-    weighted = importance_weighted_bits_per_dimension(vae, test, sigma=0.5, samples=4).mean()
-    assert got["test"]["importance_weighted_bits_per_dimension"] == pytest.approx(weighted, 1e-5)
+    distortion = bits * test[0].size * np.log(2) - 8 * test[0].size * np.log(2) - kl
+    assert got["test"]["distortion"] == pytest.approx(distortion, rel=1e-6)
+    normal = stats.norm.logpdf(mu).sum(1) - 0.5 * np.exp(log_var).sum(1)
+    assert got["test"]["codes_log_likelihood"] == pytest.approx(normal.mean(), rel=1e-5)
+    # Without a fitted prior, samples come from N(0, I).
+    for name in ("elbo_bits_per_dimension", "codes_log_likelihood"):
+        assert got["test"][f"{name}_under_prior"] == got["test"][name]
+    assert got["test"]["rate_under_prior"] == got["test"]["kl"]
+    assert got["test"]["mismatch_to_normal"] is None
+    fitted = Prior(np.ones(1, np.float32), np.ones((1, 4), np.float32), 2 * normal_prior(4).factors)
+    under = evaluate(vae, Shards(shards), batch_size=4, prior=fitted)["test"]
+    expected = stats.norm(1, 2).logpdf(z).sum(1).mean()
+    assert under["codes_log_likelihood_under_prior"] == pytest.approx(expected, rel=1e-5)
     assert got["test"]["ssim"] == pytest.approx(ssim(test, decoded).mean(), rel=1e-5)
     assert got["encoder"]["params"] == vae.encoder.count_params()
     assert got["encoder"]["flattened"] == 4 * 4 * 16
 
 
-def test_evaluation_of_samples_and_their_real_data_reference(vae: VAE, shards: Path) -> None:
-    network = AttributeClassifier(16, 20)
-    got = evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
-    assert got == evaluate(vae, Shards(shards), batch_size=4, attribute_classifier=network)
-    found = got["samples"]
-    real, fresh = (load_images(Shards(shards), split, 6) for split in ("test", "train"))
-    made = samples(vae, 6, seed=0)
-    assert found["count"] == 6
-    for suffix, others in (("", made), ("_floor", fresh)):
-        expected = sliced_wasserstein(real, others)
-        for name, levels in zip(("swd", "swd_real_normalization"), expected, strict=True):
-            assert found[f"{name}{suffix}"].keys() == {"16", "mean"}
-            assert found[f"{name}{suffix}"]["16"] == pytest.approx(levels[16], rel=1e-4)
-            assert found[f"{name}{suffix}"]["mean"] == found[f"{name}{suffix}"]["16"]
-        of_real, of_others = features(network, real), features(network, others)
-        distance = frechet_distance(of_real, of_others)
-        assert found[f"frechet_distance{suffix}"] == pytest.approx(distance, rel=1e-4, abs=1e-6)
-        both = found[f"precision{suffix}"], found[f"recall{suffix}"]
-        assert both == pytest.approx(precision_and_recall(of_real, of_others), abs=1e-6)
-        sharp = sharpness_ratio(others, real)
-        assert found[f"sharpness{suffix}"] == pytest.approx(sharp, rel=1e-3)
+def test_evaluation_of_samples_and_of_other_real_images(vae: VAE, shards: Path) -> None:
+    """Means and standard deviations over five draws from each prior, computed here one by one."""
+    network, elsewhere = AttributeClassifier(16, 20), 2.0 + np.zeros((1, 4), np.float32)
+    prior = replace(normal_prior(4), means=elsewhere)
+    options: dict = {"batch_size": 4, "attribute_classifier": network, "prior": prior}
+    got = evaluate(vae, Shards(shards), **options)
+    assert got == evaluate(vae, Shards(shards), **options)
+    real, other = (load_images(Shards(shards), split) for split in ("test", "validation"))
+    of_real = features(network, real)
+
+    def measured(images: np.ndarray) -> dict[str, float]:
+        of_images = features(network, images)
+        published, real_normalization = sliced_wasserstein(real, images)
+        precision, recall = precision_and_recall(of_real, of_images)
+        return {
+            "frechet_distance": frechet_distance(of_real, of_images),
+            "precision": precision,
+            "recall": recall,
+            "swd": published[16],
+            "swd_real_normalization": real_normalization[16],
+            "sharpness": sharpness_ratio(images, real) or 0.0,
+        }
+
+    def level(found: dict) -> dict:
+        """In the place of the distances by level, of which there is one."""
+        for name in ("swd", "swd_real_normalization"):
+            assert found[name].keys() == {"16", "mean"}
+            assert found[name]["mean"] == found[name]["16"]
+        return {**found, **{name: found[name]["16"] for name in found if name.startswith("swd")}}
+
+    for section, drawn_from in (("samples", prior), ("samples_normal", None)):
+        draws = [measured(samples(vae, 6, seed, drawn_from)) for seed in range(5)]
+        assert (got[section]["count"], got[section]["draws"]) == (6, 5)
+        means, spread = level(got[section]), got[f"{section}_spread"]
+        for name in draws[0]:
+            values = [draw[name] for draw in draws]
+            assert means[name] == pytest.approx(np.mean(values), rel=1e-3, abs=1e-5), name
+            assert spread[name] == pytest.approx(np.std(values, ddof=1), rel=0.02, abs=1e-4), name
+    assert got["samples"]["sharpness"] != got["samples_normal"]["sharpness"]
+    references, expected = level(got["real_images"]), measured(other)
+    for name, value in expected.items():
+        assert references[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     # The VAE is not trained: its samples are further from faces than other faces are.
-    assert found["swd_real_normalization"]["mean"] > found["swd_real_normalization_floor"]["mean"]
+    assert means["swd_real_normalization"] > references["swd_real_normalization"]
 
 
 def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path) -> None:
@@ -119,26 +155,45 @@ def test_evaluation_of_a_gaussian_decoder_and_of_a_prior(vae: VAE, shards: Path)
     gaussian = small_vae(kl_weight=0.5, reconstruction="gaussian", sigma=0.5)
     gaussian.set_weights(vae.get_weights())
     got = evaluate(gaussian, Shards(shards), batch_size=4, prior=normal_prior(4))
-    assert got["samples"] == expected["samples"]
+    assert got["samples"] == got["samples_normal"] == expected["samples"]
+    assert got["samples_spread"] == got["samples_normal_spread"] == expected["samples_spread"]
     assert got["test"]["sigma"] == expected["test"]["sigma"] == 0.5
-    for name in ("elbo_bits_per_dimension", "importance_weighted_bits_per_dimension"):
-        assert got["test"][name] == pytest.approx(expected["test"][name], abs=1e-4)
-    elsewhere = replace(normal_prior(4), means=np.full((1, 4), 5.0, np.float32))
-    got = evaluate(gaussian, Shards(shards), batch_size=4, prior=elsewhere)
-    assert got["samples"]["sharpness"] != expected["samples"]["sharpness"]
-    assert got["samples"]["sharpness_floor"] == expected["samples"]["sharpness_floor"]
+    for name in ("elbo_bits_per_dimension", "distortion", "rate_under_prior"):
+        assert got["test"][name] == pytest.approx(expected["test"][name], rel=1e-5)
+
+
+def test_evaluation_does_not_depend_on_the_train_split(
+    vae: VAE, source: Path, tmp_path: Path
+) -> None:
+    """The attribute classifier has memorised it, so it is no reference for held-out images."""
+    found = []
+    for images in (48, 4):
+        folder = tmp_path / str(images)
+        prepare(data_settings(source, limit={"train": images, "validation": 5}), folder)
+        found.append(evaluate(vae, Shards(folder), batch_size=4))
+    assert found[0] == found[1]
+    assert found[0]["samples"]["count"] == 5  # of 6 test images, and 5 in the validation split
 
 
 def test_evaluation_takes_another_family_from_the_list(
     vae: VAE, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    another = OfImageSets("samples", lambda sets: {"brightness": sets.generated[:].mean()})
-    expected = evaluate(vae, Shards(shards), batch_size=4)
-    monkeypatch.setattr(evaluate_module, "FAMILIES", (*evaluate_module.FAMILIES, another))
+    class Brightness(SampleMetrics):
+        def __init__(self, sets: RealSets) -> None:
+            self.sets = sets
+
+        def of(self, images: Images) -> dict[str, float]:
+            return {"brightness": float(images[:].mean())}
+
+    # It alone, since the others take time.
+    families = [each for each in evaluate_module.FAMILIES if not isinstance(each, OfSamples)]
+    monkeypatch.setattr(evaluate_module, "FAMILIES", (*families, OfSamples(Brightness)))
     got = evaluate(vae, Shards(shards), batch_size=4)
-    brightness = got["samples"].pop("brightness")
-    assert brightness == pytest.approx(samples(vae, 6, seed=0).mean(), abs=1e-5)
-    assert got == expected
+    brightness = [samples(vae, 6, seed).mean() for seed in range(5)]
+    assert got["samples"]["brightness"] == pytest.approx(np.mean(brightness), abs=1e-5)
+    of_real = load_images(Shards(shards), "validation").mean()
+    assert got["real_images"] == {"brightness": pytest.approx(of_real, abs=1e-5)}
+    assert got["test"]["psnr"] > 0
 
 
 def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Path) -> None:
@@ -150,16 +205,18 @@ def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Pat
     )  # fmt: skip
     network = AttributeClassifier(8, 20)
     got = evaluate(small, Shards(tmp_path), batch_size=4, attribute_classifier=network)
-    for name in ("ssim", "ms_ssim", "elbo_bits_per_dimension"):
+    bounds = "distortion", "elbo_bits_per_dimension", "elbo_bits_per_dimension_under_prior"
+    for name in ("ssim", "ms_ssim", *bounds):
         assert got["test"][name] is None
-    assert got["test"]["importance_weighted_bits_per_dimension"] is None
-    found = got["samples"]
-    assert found["count"] == 1
-    assert found["swd"] == found["swd_floor"] == {"mean": None}
-    assert found["diversity"] is found["diversity_of_real"] is None
-    for name in ("frechet_distance", "precision", "recall", "fid"):
-        assert found[name] is found[f"{name}_floor"] is None
-    assert found["sharpness"] > 0
+    assert got["test"]["rate_under_prior"] == got["test"]["kl"]
+    assert got["samples"]["count"] == 1
+    for section in ("samples", "samples_normal", "real_images"):
+        assert got[section]["swd"] == {"mean": None}
+        for name in ("frechet_distance", "precision", "recall", "fid", "diversity"):
+            assert got[section][name] is None
+        assert got[section]["sharpness"] > 0
+    assert got["samples_spread"]["swd"] is got["samples_spread"]["fid"] is None
+    assert got["samples_spread"]["sharpness"] > 0
 
 
 def test_samples_of_all_models_have_the_same_latent_codes(vae: VAE) -> None:

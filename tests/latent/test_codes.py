@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import make_vae
 
+from facevae.latent import gallery
 from facevae.latent.codes import (
     attribute_directions,
     encode_dataset,
@@ -15,6 +17,8 @@ from facevae.latent.codes import (
     unit_rows,
     z_rows,
 )
+from facevae.shards.batches import Shards, load_images
+from facevae.shards.subsets import random_subset
 
 
 def test_unit_rows_are_numpys_statistics() -> None:
@@ -94,3 +98,19 @@ def test_codes_are_the_networks() -> None:
     noise = (z - mu) / np.exp(0.5 * log_var)
     assert np.abs(noise).max() < 5
     assert not np.array_equal(z, sample_posterior(mu, log_var, seed=5))
+
+
+def test_directions_of_many_images_are_those_of_a_random_subset(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "LABELLED_IMAGES", 20)
+    vae = make_vae(image_size=16, filters=[4], kernel_sizes=[3], strides=[4], latent_size=2)
+    data, names = Shards(shards), ["Smiling", "Bangs"]
+    mu, _ = encode_dataset(vae, [load_images(data, "train")])
+
+    def directions(numbers: np.ndarray) -> np.ndarray:
+        return attribute_directions(mu[numbers], data.labels("train", names)[numbers])
+
+    got = gallery.labelled_directions(vae, data, names)
+    np.testing.assert_allclose(got, directions(random_subset(48, 20)), atol=1e-5)
+    assert not np.allclose(got, directions(np.arange(20)), atol=1e-3)

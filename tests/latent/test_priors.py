@@ -6,11 +6,23 @@ import keras
 import numpy as np
 import pytest
 from helpers import make_vae
+from scipy import stats
 
 from facevae.common.errors import UserError
+from facevae.latent import priors as priors_module
+from facevae.latent.codes import encode_dataset, sample_posterior
 from facevae.latent.generation import prior_codes, samples
-from facevae.latent.priors import Prior, fit_prior, load_prior, normal_prior, save_prior
+from facevae.latent.priors import (
+    Prior,
+    fit_prior,
+    load_prior,
+    normal_prior,
+    prior_of_dataset,
+    save_prior,
+)
 from facevae.model.saving import save_model
+from facevae.shards.batches import Shards, load_images
+from facevae.shards.subsets import random_subset
 
 
 def _covariances(prior: Prior) -> np.ndarray:
@@ -138,6 +150,29 @@ def test_arrays_that_are_no_prior_are_a_sentence(
         load_prior(tmp_path / "prior.npz")
 
 
+def test_density_of_a_prior_is_scipys() -> None:
+    random = np.random.default_rng(5)
+    z = (3 * random.standard_normal((40, 3))).astype(np.float32)
+    normal = stats.multivariate_normal(np.zeros(3), np.eye(3))
+    assert normal_prior(3).is_standard_normal
+    np.testing.assert_allclose(normal_prior(3).log_density(z), normal.logpdf(z), rtol=1e-12)
+
+    factors = np.tril(random.standard_normal((2, 3, 3))).astype(np.float32)
+    factors[:, range(3), range(3)] = [[0.5, 1.0, 2.0], [1.5, 0.25, 1.0]]
+    means = random.standard_normal((2, 3)).astype(np.float32)
+    prior = Prior(np.array([0.75, 0.25], np.float32), means, factors)
+    assert not prior.is_standard_normal
+    parts = [
+        weight * stats.multivariate_normal(mean, factor.astype(np.float64) @ factor.T).pdf(z)
+        for weight, mean, factor in zip(prior.weights, means, factors, strict=True)
+    ]
+    np.testing.assert_allclose(prior.log_density(z), np.log(np.sum(parts, axis=0)), rtol=1e-9)
+    # In 256 dimensions the density itself is not a float64.
+    far = np.full((1, 256), 10.0, np.float32)
+    expected = -0.5 * 256 * (100 + np.log(2 * np.pi))
+    np.testing.assert_allclose(normal_prior(256).log_density(far), [expected], rtol=1e-12)
+
+
 def test_a_prior_for_another_latent_size_is_a_sentence() -> None:
     with pytest.raises(
         UserError, match="is for 3 latent units, and the model has 4; fit the prior"
@@ -176,3 +211,22 @@ def test_stage_writes_a_prior_that_samples_are_drawn_from(
     assert told.out == ""
     assert "there are 48; take normal, or gaussian" in told.err
     assert not (tmp_path / "mixture.npz").exists()
+
+
+def test_a_prior_is_fitted_to_a_random_subset_of_many_images(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.utils.set_random_seed(0)
+    vae = make_vae(image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=2)
+    whole = load_images(Shards(shards), "train")
+
+    def fitted_to(numbers: np.ndarray) -> np.ndarray:
+        z = sample_posterior(*encode_dataset(vae, [whole[numbers]]), seed=0)
+        return fit_prior("gaussian", z).means
+
+    everything = prior_of_dataset("gaussian", vae, Shards(shards)).means
+    np.testing.assert_allclose(everything, fitted_to(np.arange(48)), atol=1e-5)
+    monkeypatch.setattr(priors_module, "MAX_CODES", 20)
+    some = prior_of_dataset("gaussian", vae, Shards(shards)).means
+    np.testing.assert_allclose(some, fitted_to(random_subset(48, 20)), atol=1e-5)
+    assert not np.allclose(some, fitted_to(np.arange(20)), atol=1e-3)

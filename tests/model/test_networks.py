@@ -17,8 +17,10 @@ from helpers import make_vae, settings, small_vae
 from facevae.common.errors import UserError
 from facevae.model.layers import (
     FusedBatchNormalization,
+    ResizeConv2D,
     ZeroBiasGradConv2D,
     ZeroBiasGradConv2DTranspose,
+    ZeroBiasGradResizeConv2D,
     output_grad_leaky_relu,
 )
 from facevae.model.saving import load_model, save_model
@@ -156,7 +158,6 @@ def test_what_cannot_be_mirrored_is_refused(changes: dict, sentence: str) -> Non
     ("section", "change"),
     [
         ("encoder", {"block": "dense"}),
-        ("decoder", {"upsampling": "bilinear"}),
         ("loss", {"reconstruction": "mae"}),
     ],
 )
@@ -359,6 +360,7 @@ def test_fused_normalisation_is_kerass() -> None:
     [
         (keras.layers.Conv2D, ZeroBiasGradConv2D),
         (keras.layers.Conv2DTranspose, ZeroBiasGradConv2DTranspose),
+        (ResizeConv2D, ZeroBiasGradResizeConv2D),
     ],
 )
 def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: type) -> None:
@@ -381,6 +383,51 @@ def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: 
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(bias_gradients[0], 0, atol=0.02)
     np.testing.assert_array_equal(bias_gradients[1], np.zeros(5))
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 2), (5, 2), (3, 4), (3, 1)])
+def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: int) -> None:
+    """The outputs, and the gradients of the inputs and the kernel, are those of two layers."""
+    inputs = tf.random.stateless_normal((2, 6, 5, 4), seed=(1, 2))
+    weights = tf.random.stateless_normal((2, 6 * stride, 5 * stride, 3), seed=(3, 4))
+    ours = ResizeConv2D(3, side, stride, padding="same", bias_initializer="normal")
+    ours.build(inputs.shape)
+    enlarge = keras.layers.UpSampling2D(stride, interpolation="nearest")
+    convolve = keras.layers.Conv2D(3, side, padding="same")
+    convolve.build((2, 6 * stride, 5 * stride, 4))
+    kernel, bias = ours.get_weights()
+    convolve.set_weights([kernel.transpose(0, 1, 3, 2), bias])
+    results = []
+    for layer, call in ((ours, ours), (convolve, lambda x: convolve(enlarge(x)))):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = call(inputs)
+            loss = tf.reduce_sum(weights * outputs)
+        results.append([outputs, *tape.gradient(loss, [inputs, layer.kernel, layer.bias])])
+    ours_found, theirs_found = results
+    theirs_found[2] = tf.transpose(theirs_found[2], (0, 1, 3, 2))
+    for expected, got in zip(theirs_found, ours_found, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_decoder_has_the_layers_of_its_section() -> None:
+    """The first kernel is of the outermost layer, which mirrors the Encoder's first."""
+    small: dict[str, Any] = {
+        "image_size": 32, "filters": [4, 6, 8], "strides": [2, 2, 4], "latent_size": 3,
+    }  # fmt: skip
+    vae = make_vae(
+        **small,
+        kernel_sizes=[5, 3, 3],
+        decoder_kernel_sizes=[7, 4, 5],
+        resize_layers=2,
+    )
+    inward = [vae.decoder.get_layer(f"conv_transpose_{place}") for place in (3, 2, 1)]
+    assert [layer.kernel.shape for layer in inward] == [(7, 7, 3, 4), (4, 4, 4, 6), (5, 5, 6, 8)]
+    assert [isinstance(layer, ResizeConv2D) for layer in inward] == [True, True, False]
+    assert vae.encoder.get_layer("conv_1").kernel.shape[:2] == (5, 5)
+    assert vae.decoder.output_shape == (None, 32, 32, 3)
+    same = make_vae(**small, kernel_sizes=[5, 3, 3])
+    assert same.decoder.get_layer("conv_transpose_3").kernel.shape[:2] == (5, 5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -144,6 +144,19 @@ def test_told_before_training_a_file_that_is_no_weights_is_known_to_every_stage(
     assert not (tmp_path / "faces").exists()
 
 
+def test_told_before_training_packages_that_are_missing_are_known_to_every_stage(
+    stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    for module in ("dlib", "face_recognition_models"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    assert stage("synthesize", "--target", "faces", evaluate={"faces": True}) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("evaluate.faces: true needs dlib-bin and face-recognition-models, which")
+    assert "`make faces`" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "faces").exists()
+
+
 def test_a_linked_folder_is_refused_before_the_work(
     stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

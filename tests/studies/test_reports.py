@@ -111,7 +111,7 @@ def test_picture_of_layers_has_points_over_size_and_memory(tmp_path: Path) -> No
 BEST = {"bits_per_dimension": 6.0, "psnr": 21.0, "swd": 200.0, "frechet_distance": 3.0}
 WORSE = {"bits_per_dimension": 7.0, "psnr": 20.0, "swd": 300.0, "frechet_distance": 9.0}
 OTHERS = {"precision": 0.5, "recall": 0.5, "sharpness": 0.5}
-BOLD = (DEFAULT, "mixture")
+BOLD = (DEFAULT, "gaussian")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def rivals() -> dict[tuple[Title, int], dict[str, float]]:
 
 
 def test_metric_words_count_where_the_default_is_ahead(rivals, tmp_path: Path) -> None:
-    lines = losses.in_words(_results(losses.STUDY, rivals, tmp_path / "all.csv"), "mixture")
+    lines = losses.in_words(_results(losses.STUDY, rivals, tmp_path / "all.csv"), BOLD[1])
     assert len(lines) == len(PUBLISHED)
     assert lines[-1] == (
         f"- Ahead of {PYTHAE[0]} in 4 of 4: bits per dimension 6.000 to 7.000, PSNR, dB 21.00 to "
@@ -135,8 +135,8 @@ def test_metric_words_count_where_the_default_is_ahead(rivals, tmp_path: Path) -
     )
     # A rival is taken as published, with samples of N(0, I).
     rivals[PYTHAE, 1] |= {"psnr": 21.5, "swd": 199.0}
-    rivals[(PUBLISHED[0], "mixture"), 1]["frechet_distance"] = 1.0
-    lines = losses.in_words(_results(losses.STUDY, rivals, tmp_path / "two.csv"), "mixture")
+    rivals[(PUBLISHED[0], BOLD[1]), 1]["frechet_distance"] = 1.0
+    lines = losses.in_words(_results(losses.STUDY, rivals, tmp_path / "two.csv"), BOLD[1])
     assert lines[0].startswith(f"- Ahead of {PUBLISHED[0]} in 4 of 4: ")
     assert lines[-1].startswith(f"- Ahead of {PYTHAE[0]} in 2 of 4: ")
 
@@ -144,7 +144,7 @@ def test_metric_words_count_where_the_default_is_ahead(rivals, tmp_path: Path) -
 def test_metric_report_has_means_and_the_best_in_bold(rivals, tmp_path: Path) -> None:
     text = "\n".join(losses.report(_results(losses.STUDY, rivals, tmp_path / "rows.csv")))
     assert (
-        f"| **{DEFAULT}** | **mixture** | **6.000** | **21.00** | **200** | **3.00** | **0.50** "
+        f"| **{DEFAULT}** | **gaussian** | **6.000** | **21.00** | **200** | **3.00** | **0.50** "
         "| **0.70** | **0.500** | 2 |"
     ) in text
     # The floor is no candidate: nothing of it is the best.

@@ -125,7 +125,8 @@ def _assert_same_training(folder: Path, reference: Path) -> None:
     (history, weights), (expected, expected_weights) = map(_outcome, (folder, reference))
     np.testing.assert_allclose(history, expected, rtol=1e-5)
     for weight, other in zip(weights, expected_weights, strict=True):
-        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+        # Adam's steps are of 0.001, also where a gradient is little more than a rounding error.
+        np.testing.assert_allclose(weight, other, rtol=0, atol=3e-5)
 
 
 def _config(index: int, ports: list[int]) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def test_distributed_is_the_same_training(
 @pytest.mark.parametrize(
     ("settings", "network"),
     [
-        ({"optimizer": "adafactor", "learning_rate": 0.01}, {}),
+        ({"optimizer": "adafactor", "learning_rate": 0.01, "ema_momentum": 0.5}, {}),
         (
             {"accumulation_steps": 2, "rematerialization": True},
             {"reconstruction": "gaussian", "free_bits": 0.5},

@@ -173,13 +173,18 @@ def test_resume_with_schedule_clipping_and_early_stopping(
     changes: dict[str, Any] = {
         "precision": precision, "optimizer": optimizer, "accumulation_steps": parts,
         "epochs": 8, "learning_rate": 0.3, "learning_rate_schedule": "cosine", "warmup_steps": 9,
-        "gradient_clip_norm": 5.0, "early_stopping_patience": 2,
+        "gradient_clip_norm": 5.0, "early_stopping_patience": 2, "ema_momentum": 0.5,
+        "horizontal_flips": True,
     }  # fmt: skip
     _train(shards, tmp_path / "whole", **changes)
     epochs = len((tmp_path / "whole" / "history.csv").read_text().splitlines()) - 1
     assert epochs < 8, "it is to stop early"
     asked = 6 + parts  # calls per epoch: six training batches, and `parts` validation batches
-    answers = iter([*[False] * (asked * (epochs - 1) + 2), True])
+    # In a validation, which is that of the averages of the weights, and in the last epoch.
+    answers = iter([*[False] * 6, True])
+    with pytest.raises(StoppedError, match="stopped in epoch 1, after step 6 of 6"):
+        _train(shards, tmp_path / "stopped", lambda: next(answers), **changes)
+    answers = iter([*[False] * (parts + asked * (epochs - 2) + 2), True])
     with pytest.raises(StoppedError, match=f"stopped in epoch {epochs}, after step 3 of 6"):
         _train(shards, tmp_path / "stopped", lambda: next(answers), **changes)
     _train(shards, tmp_path / "stopped", **changes)

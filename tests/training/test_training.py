@@ -285,6 +285,61 @@ def test_rematerialised_steps_are_the_same(
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_trained_weights_are_the_moving_averages(shards: Path, precision: str) -> None:
+    """They are averaged after each step, from the first on; the steps themselves are the same."""
+    changes: dict[str, Any] = {"optimizer": "sgd", "precision": precision, "learning_rate": 0.001}
+    enable_determinism(1)
+    plain = small_vae(precision=precision)
+    train = train_settings(batch_size=8, **changes)
+    step = training_step(plain, build_optimizer(train, 0.001), train)
+    before = [weight.numpy() for weight in plain.trainable_variables]
+    averages: list[np.ndarray] = []
+    for epoch in (0, 1):
+        for batch in training_batches(Shards(shards), **{**BATCHES, "epoch": epoch}):
+            step(batch, tf.constant(plain.kl_weight))
+            weights = [weight.numpy() for weight in plain.trainable_variables]
+            if (weights[0] == before[0]).all():
+                continue  # in float16, a step that was left out
+            averages = [
+                0.8 * average + 0.2 * weight
+                for average, weight in zip(averages or weights, weights, strict=True)
+            ]
+            before = weights
+    averaged, history = _train(shards, **changes, ema_momentum=0.8)
+    for expected, weight in zip(averages, averaged.trainable_variables, strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=1e-4, atol=1e-6)
+    # The validation is that of the averages.
+    reconstruction, kl = evaluate_split(
+        validation_step(averaged, 1), Shards(shards), "validation", 8
+    )
+    loss = reconstruction + averaged.kl_weight * kl
+    assert float(history[-1]["val_loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_flips_mirror_half_of_the_images(shards: Path) -> None:
+    plain, flipped, again, other = (
+        np.concatenate(
+            [
+                batch["images"]
+                for batch in training_batches(
+                    Shards(shards), **{**BATCHES, "horizontal_flips": flips, "epoch": epoch}
+                )
+            ]
+        )
+        for flips, epoch in ((False, 0), (True, 0), (True, 0), (True, 1))
+    )
+    mirrored = plain[:, :, ::-1]
+    is_mirrored = (flipped == mirrored).all((1, 2, 3))
+    np.testing.assert_array_equal(
+        np.where(is_mirrored[:, None, None, None], mirrored, plain), flipped
+    )
+    assert 12 <= is_mirrored.sum() <= 36  # of 48: beyond three standard deviations otherwise
+    np.testing.assert_array_equal(flipped, again)
+    # The same images in another order, others of them mirrored.
+    assert {image.tobytes() for image in flipped} != {image.tobytes() for image in other}
+
+
 def test_a_batch_that_does_not_split_into_parts_is_refused(shards: Path) -> None:
     with pytest.raises(UserError, match=r"train.batch_size: 8 images .+ 3 equal parts .+ of 3$"):
         _train(shards, accumulation_steps=3)

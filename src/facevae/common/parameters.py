@@ -21,7 +21,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from facevae.common.errors import UserError
-from facevae.common.requests import check_inception_weights, count_mistakes
+from facevae.common.requests import (
+    check_face_packages,
+    check_inception_weights,
+    count_mistakes,
+)
 from facevae.common.yaml_text import read_mapping, shown, shown_key
 
 VARIANTS = ("direct", "inter_dense")
@@ -41,19 +45,6 @@ def _sigma(value: Any) -> Any:
         return float(value)
     raise PydanticCustomError(
         "sigma", f"Input should be learned or a number greater than 0 and at most {_MAX_SIGMA}"
-    )
-
-
-UPSAMPLINGS = ("resize", "transposed")
-
-
-def _upsampling(value: Any) -> Any:
-    names = value if isinstance(value, list) and value else [value]
-    if all(isinstance(name, str) and name in UPSAMPLINGS for name in names):
-        return value
-    raise PydanticCustomError(
-        "upsampling",
-        "Input should be resize or transposed, or a list of these with an entry per conv layer",
     )
 
 
@@ -125,7 +116,7 @@ class Encoder(_Section):
 
 
 class Decoder(_Section):
-    upsampling: Annotated[str | list[str], BeforeValidator(_upsampling)]
+    resize_layers: int = Field(ge=0, le=_MAX_LAYERS)
     kernel_sizes: Annotated[list[Steps], Field(min_length=1, max_length=_MAX_LAYERS)] | None
 
 
@@ -164,6 +155,7 @@ class Generate(_Section):
 
 class Evaluate(_Section):
     inception_weights: FilePath | None
+    faces: bool
 
 
 class Parameters(_Section):
@@ -245,13 +237,13 @@ class DecoderLayer(NamedTuple):
         filters: channels of its output.
         kernel_size: side of its trained kernel.
         stride: how many times as many pixels a side its output has as its input.
-        upsampling: "resize" or "transposed".
+        resize: whether pixels are repeated and then convolved; else a transposed convolution.
     """
 
     filters: int
     kernel_size: int
     stride: int
-    upsampling: str
+    resize: bool
 
 
 def decoder_layers(encoder: Encoder, decoder: Decoder) -> list[DecoderLayer]:
@@ -259,14 +251,11 @@ def decoder_layers(encoder: Encoder, decoder: Decoder) -> list[DecoderLayer]:
 
     They are the Encoder's conv layers in the opposite order: the last one mirrors the first.
     """
-    upsampling = decoder.upsampling
-    if isinstance(upsampling, str):
-        upsampling = [upsampling] * len(encoder.filters)
     mirrored = zip(
         [CHANNELS, *encoder.filters[:-1]],
         decoder.kernel_sizes or encoder.kernel_sizes,
         encoder.strides,
-        upsampling,
+        [number < decoder.resize_layers for number in range(len(encoder.filters))],
         strict=True,
     )
     return [DecoderLayer(*layer) for layer in mirrored][::-1]
@@ -277,7 +266,6 @@ def shape_mistakes(
     filters: Sequence[int],
     kernel_sizes: Sequence[int],
     strides: Sequence[int],
-    upsampling: str | Sequence[str],
     decoder_kernel_sizes: Sequence[int] | None,
 ) -> list[str]:
     """Reasons why an Encoder, or the Decoder that mirrors it, cannot be built with this shape.
@@ -285,7 +273,7 @@ def shape_mistakes(
     Args:
         image_size: pixels per side.
         filters, kernel_sizes, strides: of section `encoder`, one entry per conv layer.
-        upsampling, decoder_kernel_sizes: of section `decoder`.
+        decoder_kernel_sizes: of section `decoder`.
 
     Returns:
         One line per reason; empty if both can be built.
@@ -294,14 +282,13 @@ def shape_mistakes(
     lists = {
         "encoder.kernel_sizes": kernel_sizes,
         "encoder.strides": strides,
-        "decoder.upsampling": upsampling,
         "decoder.kernel_sizes": decoder_kernel_sizes,
     }
     mistakes = [
         f"{name}: has {len(entries)} entries and encoder.filters has {layers}; "
         f"give one per conv layer"
         for name, entries in lists.items()
-        if isinstance(entries, list) and len(entries) != layers
+        if entries is not None and len(entries) != layers
     ]
     size = image_size
     for layer, stride in enumerate(strides, start=1):
@@ -320,7 +307,7 @@ def shape_mistakes(
 _SHAPE = (
     ("data", "image_size"),
     *(("encoder", key) for key in ("filters", "kernel_sizes", "strides")),
-    *(("decoder", key) for key in ("upsampling", "kernel_sizes")),
+    ("decoder", "kernel_sizes"),
 )
 
 
@@ -402,6 +389,8 @@ def _main() -> int:
         parameters = load_parameters(sys.argv[1] if len(sys.argv) > 1 else "params.yaml")
         if (weights := parameters.evaluate.inception_weights) is not None:
             check_inception_weights(Path(weights))
+        if parameters.evaluate.faces:
+            check_face_packages()
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -4,6 +4,8 @@ The numbers of images are known early: the limits from params.yaml itself, the r
 manifest of the prepared images.
 """
 
+import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,25 @@ def check_inception_weights(path: Path) -> bool:
             f"(inception_v3_weights_tf_dim_ordering_tf_kernels.h5, or ..._notop.h5)"
         )
     return count == _WITH_CLASSIFIER
+
+
+# What evaluate.faces needs: the modules, and the packages that have them.
+_FACE_PACKAGES = {"dlib": "dlib-bin", "face_recognition_models": "face-recognition-models"}
+
+
+def check_face_packages() -> None:
+    """Check that the packages of the extra `faces` are installed, without importing them.
+
+    Raises:
+        UserError: one or both are not.
+    """
+    missing = [
+        package
+        for module, package in _FACE_PACKAGES.items()
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        raise UserError(
+            f"evaluate.faces: true needs {' and '.join(missing)}, which {sys.executable} lacks; "
+            f"install what it needs into .venv with `make faces`, or set it to false"
+        )

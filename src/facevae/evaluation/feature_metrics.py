@@ -10,8 +10,8 @@ import numpy as np
 
 from facevae.evaluation.attribute_classifier import features
 from facevae.evaluation.inception import inception_features, load_inception
-from facevae.evaluation.inputs import ImageSets
-from facevae.shards.blocks import blocks
+from facevae.evaluation.inputs import RealSets, SampleMetrics
+from facevae.shards.blocks import Images, blocks
 
 NEIGHBOURS = 3  # of precision and recall; a set has more images
 _AT_ONCE = 64  # points whose distances to all others are computed at a time
@@ -88,43 +88,43 @@ def precision_and_recall(
     return _coverage(generated, real, neighbours), _coverage(real, generated, neighbours)
 
 
-def attribute_feature_metrics(sets: ImageSets) -> dict[str, Any]:
+class AttributeFeatures(SampleMetrics):
     """frechet_distance, precision and recall on the attribute classifier's features.
 
-    Each compares the generated images with the real ones; each with _floor is the real-data
-    reference. All are None without an attribute classifier, and for sets of at most three images.
+    All are None without an attribute classifier, and for sets of at most three images.
 
     Precision on these features detects neither blur nor noise: the features of spoiled faces lie
     between those of real faces, where the balls overlap, and precision may even rise. Recall and
     the distance detect both.
     """
-    names = ("frechet_distance", "precision", "recall")
-    network, compared = sets.attribute_classifier, sets.compared()
-    if network is None or len(sets.real) <= NEIGHBOURS:
-        return {f"{name}{suffix}": None for suffix in compared for name in names}
-    real = features(network, sets.real)
-    found: dict[str, float] = {}
-    for suffix, images in compared.items():
-        others = features(network, images)
-        values = frechet_distance(real, others), *precision_and_recall(real, others)
-        found |= {f"{name}{suffix}": value for name, value in zip(names, values, strict=True)}
-    return found
+
+    def __init__(self, sets: RealSets) -> None:
+        network = sets.attribute_classifier
+        self._network = network if len(sets.real) > NEIGHBOURS else None
+        self._real = None if self._network is None else features(self._network, sets.real)
+
+    def of(self, images: Images) -> dict[str, Any]:
+        names = ("frechet_distance", "precision", "recall")
+        if self._network is None or self._real is None:
+            return dict.fromkeys(names)
+        found = features(self._network, images)
+        values = frechet_distance(self._real, found), *precision_and_recall(self._real, found)
+        return dict(zip(names, values, strict=True))
 
 
-def inception_metrics(sets: ImageSets) -> dict[str, Any]:
-    """fid of the generated and the real images, and fid_floor, its real-data reference.
-
-    Both are None without Inception's weights, and for sets of one image.
+class InceptionFeatures(SampleMetrics):
+    """fid: None without Inception's weights, and for sets of one image.
 
     Raises:
         UserError: the file of the weights cannot be used.
     """
-    compared = sets.compared()
-    if sets.inception_weights is None or len(sets.real) < 2:
-        return {f"fid{suffix}": None for suffix in compared}
-    network = load_inception(sets.inception_weights)
-    real = inception_features(network, sets.real)
-    return {
-        f"fid{suffix}": frechet_distance(real, inception_features(network, images))
-        for suffix, images in compared.items()
-    }
+
+    def __init__(self, sets: RealSets) -> None:
+        weights = sets.inception_weights if len(sets.real) > 1 else None
+        self._network = None if weights is None else load_inception(weights)
+        self._real = None if self._network is None else inception_features(self._network, sets.real)
+
+    def of(self, images: Images) -> dict[str, Any]:
+        if self._network is None or self._real is None:
+            return {"fid": None}
+        return {"fid": frechet_distance(self._real, inception_features(self._network, images))}

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from facevae.evaluation.image_metrics import image_blocks
-from facevae.evaluation.inputs import ImageSets, Inputs, ReconstructedBatch, SplitMetrics
+from facevae.evaluation.inputs import (
+    Inputs,
+    RealSets,
+    ReconstructedBatch,
+    SampleMetrics,
+    SplitMetrics,
+)
 from facevae.shards.blocks import Images
 
 PERIODS = (2, 4, 8)  # pixels
@@ -76,6 +82,12 @@ def grid(spectra: np.ndarray, spectra_of_real: np.ndarray) -> float | None:
     return float(np.max(_peaks(spectra) / _peaks(spectra_of_real)))
 
 
+def _spectra_of_set(images: Images) -> np.ndarray:
+    blocks = (images[block] for block in image_blocks(images))
+    sums = [len(block) * power_spectra(block) for block in blocks]
+    return np.sum(sums, axis=0) / len(images)
+
+
 def image_grid(images: Images, real: Images) -> float | None:
     """`grid` of images against real ones; None where it or `has_periods` says so.
 
@@ -84,13 +96,7 @@ def image_grid(images: Images, real: Images) -> float | None:
     """
     if not has_periods(real.shape[1]):
         return None
-
-    def spectra(pictures: Images) -> np.ndarray:
-        blocks = [pictures[block] for block in image_blocks(pictures)]
-        weighted = [len(block) * power_spectra(block) for block in blocks]
-        return np.sum(weighted, axis=0) / len(pictures)
-
-    return grid(spectra(images), spectra(real))
+    return grid(_spectra_of_set(images), _spectra_of_set(real))
 
 
 class ReconstructionGrid(SplitMetrics):
@@ -110,8 +116,12 @@ class ReconstructionGrid(SplitMetrics):
         return {"grid": grid(*self._sums) if self._defined else None}
 
 
-def grid_metrics(sets: ImageSets) -> dict[str, Any]:
-    """grid of the generated images and, with _floor, its real-data reference."""
-    return {
-        f"grid{suffix}": image_grid(images, sets.real) for suffix, images in sets.compared().items()
-    }
+class GridOfSamples(SampleMetrics):
+    """grid against the real images; None as in `image_grid`."""
+
+    def __init__(self, sets: RealSets) -> None:
+        self._real = _spectra_of_set(sets.real) if has_periods(sets.real.shape[1]) else None
+
+    def of(self, images: Images) -> dict[str, Any]:
+        """The grid of a set."""
+        return {"grid": None if self._real is None else grid(_spectra_of_set(images), self._real)}

@@ -13,9 +13,10 @@ import tensorflow as tf
 from facevae.common.errors import UserError
 from facevae.evaluation.inputs import (
     SEED,
-    ImageSets,
     Inputs,
+    RealSets,
     ReconstructedBatch,
+    SampleMetrics,
     SplitMetrics,
 )
 from facevae.shards.blocks import Images, blocks, images_at_once
@@ -205,23 +206,24 @@ class ReconstructionQuality(SplitMetrics):
         }
 
 
-def sharpness_metrics(sets: ImageSets) -> dict[str, Any]:
-    """sharpness and sharpness_floor: `sharpness_ratio` to the real images."""
-    return {
-        f"sharpness{suffix}": sharpness_ratio(images, sets.real)
-        for suffix, images in sets.compared().items()
-    }
+class Sharpness(SampleMetrics):
+    """sharpness: `sharpness_ratio` to the real images."""
+
+    def __init__(self, sets: RealSets) -> None:
+        self._real = sharpness(sets.real)
+
+    def of(self, images: Images) -> dict[str, Any]:
+        return {"sharpness": sharpness(images) / self._real if self._real else None}
 
 
-def diversity_metrics(sets: ImageSets) -> dict[str, Any]:
-    """diversity of the generated images, and diversity_of_real, its real-data reference.
+class Diversity(SampleMetrics):
+    """diversity: of the set itself, whatever the real images are.
 
-    Both are None for images that are too small for `ms_ssim`, and for sets of one image.
+    None for images that are too small for `ms_ssim`, and for sets of one image.
     """
 
-    def of_set(images: Images) -> float | None:
-        if images.shape[1] < MS_SSIM_SIDE or len(images) < 2:
-            return None
-        return diversity(images, seed=SEED)
+    def __init__(self, sets: RealSets) -> None:
+        self._defined = sets.real.shape[1] >= MS_SSIM_SIDE and len(sets.real) > 1
 
-    return {"diversity": of_set(sets.generated), "diversity_of_real": of_set(sets.real)}
+    def of(self, images: Images) -> dict[str, Any]:
+        return {"diversity": diversity(images, seed=SEED) if self._defined else None}

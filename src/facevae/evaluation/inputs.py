@@ -13,10 +13,11 @@ import tensorflow as tf
 from facevae.evaluation.attribute_classifier import AttributeClassifier
 from facevae.latent.generation import DecodedImages, prior_codes
 from facevae.latent.priors import Prior
-from facevae.model.losses import kl_per_unit
+from facevae.model.losses import kl_per_unit, sample_latent
 from facevae.model.vae import VAE
 from facevae.shards.batches import Shards, StoredImages, images, noise
 from facevae.shards.blocks import Images, images_at_once
+from facevae.shards.subsets import random_subset
 
 SEED = 0  # of all random numbers of the evaluation
 
@@ -28,9 +29,13 @@ _MAX_SAMPLES = 2048
 # single image on a device takes 78 to 121 MiB, by its optimizer.
 _AT_ONCE = 32
 
+DRAWS = 5  # sets of samples from each prior
+
 # The metrics ask for the images of a set several times. Up to this size, bytes, a set is held in
-# memory; larger ones are read, or decoded, each time.
+# memory. A larger set of real images is read, and a larger one of samples, which takes longer, is
+# decoded each time.
 _HELD = 64 * 2**20
+_HELD_SAMPLES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Inputs:
         prior: distribution of the latent codes of samples; None: N(0, I).
         attribute_classifier: trained on the same data; None if it has no labels to learn.
         inception_weights: file for `facevae.evaluation.inception`; None: no FID.
+        faces: whether to find and describe faces, with `facevae.evaluation.face_metrics`.
     """
 
     vae: VAE
@@ -50,6 +56,12 @@ class Inputs:
     prior: Prior | None
     attribute_classifier: AttributeClassifier | None
     inception_weights: Path | None
+    faces: bool
+
+    @property
+    def fitted_prior(self) -> Prior | None:
+        """The prior; None if it is N(0, I)."""
+        return None if self.prior is None or self.prior.is_standard_normal else self.prior
 
     @property
     def at_once(self) -> int:
@@ -64,15 +76,17 @@ class ReconstructedBatch:
     Attributes:
         images: (batch, size, size, 3) float32 in [0, 1].
         reconstructions: decoded from mu, of the shape of `images`.
-        mu: means of q(z|x), (batch, latent) float32.
-        loss_terms: reconstruction term and KL, (2,) float32, means over the batch, with one z
-            sampled per image from a fixed seed.
+        mu, log_var: means and log variances of q(z|x), (batch, latent) float32.
+        z: one code per image, drawn from q(z|x) with noise from a fixed seed, (batch, latent).
+        loss_terms: reconstruction term of `z` and KL, (2,) float32, means over the batch.
         kl_per_unit: KL of each latent unit, nats, (latent,) float32, mean over the batch.
     """
 
     images: np.ndarray
     reconstructions: np.ndarray
     mu: np.ndarray
+    log_var: np.ndarray
+    z: np.ndarray
     loss_terms: np.ndarray
     kl_per_unit: np.ndarray
 
@@ -85,9 +99,11 @@ def reconstructed_batches(inputs: Inputs) -> Iterator[ReconstructedBatch]:
     def compute(batch, position):
         epsilon = noise(SEED, position, (tf.shape(batch)[0], vae.latent_size))
         outputs = vae({"images": batch, "epsilon": epsilon}, training=False)
+        mu, log_var = outputs["mu"], outputs["log_var"]
         terms = tf.stack(vae.loss_terms(batch, outputs))
-        per_unit = tf.reduce_mean(kl_per_unit(outputs["mu"], outputs["log_var"]), axis=0)
-        return vae.decoder(outputs["mu"], training=False), outputs["mu"], terms, per_unit
+        per_unit = tf.reduce_mean(kl_per_unit(mu, log_var), axis=0)
+        z = sample_latent(mu, log_var, epsilon)
+        return vae.decoder(mu, training=False), mu, log_var, z, terms, per_unit
 
     for position, batch in enumerate(images(inputs.shards, "test", inputs.at_once)):
         computed = compute(batch, tf.constant(position, tf.int64))
@@ -130,51 +146,76 @@ class ImageMean:
 
 
 @dataclass(frozen=True)
-class ImageSets:
-    """Three sets of images of the same size, and the networks that describe them.
+class RealSets:
+    """Two sets of real images that the training has not seen, and networks that describe images.
 
-    A set is an array if it is small; see `image_sets`.
+    A set is an array if it is small, else its images are read each time they are asked for.
 
     Attributes:
-        real: the first images of the test split, (count, size, size, 3) in [0, 1].
-        generated: decoded from latent codes drawn from the prior, of the shape of `real`.
-        reference: the first images of the train split. Compared with `real`, they give the
-            real-data reference: the value of a metric for other real images. The distance between
-            two finite sets of real images is above 0.
-        attribute_classifier, inception_weights: those of `Inputs`.
+        real: a random subset of the test split, (count, size, size, 3) in [0, 1]. Samples are
+            compared with it.
+        reference: a random subset of the validation split, of the shape of `real`. Compared with
+            `real`, it gives the real-data reference of a metric: its value for other real images.
+            The distance between two finite sets of real images is above 0.
+        attribute_classifier, inception_weights, faces: those of `Inputs`.
     """
 
     real: Images
-    generated: Images
     reference: Images
     attribute_classifier: AttributeClassifier | None
     inception_weights: Path | None
-
-    def compared(self) -> dict[str, Images]:
-        """The sets that are compared with `real`, by the suffix of their metrics' names."""
-        return {"": self.generated, "_floor": self.reference}
+    faces: bool
 
 
-def image_sets(inputs: Inputs) -> ImageSets:
-    """Sets of as many images as the smaller of the test and train splits has, at most 2,048.
+class SampleMetrics(ABC):
+    """A family of metrics of samples. What it needs of the real images is computed once."""
 
-    A set of more than 64 MiB is not held in memory, but read or decoded each time it is asked for.
+    @abstractmethod
+    def __init__(self, sets: RealSets) -> None: ...
+
+    @abstractmethod
+    def of(self, images: Images) -> dict[str, Any]:
+        """The metrics of a set of the shape of `RealSets.real`, compared with that."""
+
+
+def _held_up_to(most: int, images: Images) -> Images:
+    """A set as an array if that takes at most so many bytes."""
+    size = math.prod(images.shape) * np.dtype(np.float32).itemsize
+    return images[:] if size <= most else images
+
+
+def real_sets(inputs: Inputs) -> RealSets:
+    """Sets of as many images as the smaller of the test and validation splits has, at most 2,048.
+
+    The train split plays no part: the attribute classifier has memorised it.
     """
-    vae, shards = inputs.vae, inputs.shards
-    count = min(shards.counts["test"], shards.counts["train"], _MAX_SAMPLES)
-    codes = prior_codes(count, vae.latent_size, SEED, inputs.prior)
+    shards = inputs.shards
+    count = min(shards.counts["test"], shards.counts["validation"], _MAX_SAMPLES)
+
+    def stored(split: str) -> Images:
+        numbers = random_subset(shards.counts[split], count)
+        return _held_up_to(_HELD, StoredImages(shards, split, numbers))
+
+    return RealSets(
+        real=stored("test"),
+        reference=stored("validation"),
+        attribute_classifier=inputs.attribute_classifier,
+        inception_weights=inputs.inception_weights,
+        faces=inputs.faces,
+    )
+
+
+def sample_sets(inputs: Inputs, prior: Prior | None, count: int) -> Iterator[Images]:
+    """`DRAWS` sets of so many samples, each of other latent codes, drawn from a prior.
+
+    Args:
+        prior: None: N(0, I). The draws from N(0, I) that it transforms are the same for all priors.
+    """
+    vae = inputs.vae
     decode = tf.function(
         lambda z: vae.decoder(z, training=False), reduce_retracing=True, autograph=False
     )
-
-    def held_if_small(images: Images) -> Images:
-        size = math.prod(images.shape) * np.dtype(np.float32).itemsize
-        return images[:] if size <= _HELD else images
-
-    return ImageSets(
-        real=held_if_small(StoredImages(shards, "test", count)),
-        generated=held_if_small(DecodedImages(decode, codes, shards.image_size, inputs.at_once)),
-        reference=held_if_small(StoredImages(shards, "train", count)),
-        attribute_classifier=inputs.attribute_classifier,
-        inception_weights=inputs.inception_weights,
-    )
+    for draw in range(DRAWS):
+        codes = prior_codes(count, vae.latent_size, SEED + draw, prior)
+        images = DecodedImages(decode, codes, inputs.shards.image_size, inputs.at_once)
+        yield _held_up_to(_HELD_SAMPLES, images)

@@ -21,24 +21,10 @@ import keras
 import numpy as np
 
 from facevae.common.parameters import CHANNELS
-from facevae.evaluation.image_metrics import image_blocks
-from facevae.evaluation.inputs import (
-    SEED,
-    ImageMean,
-    Inputs,
-    ReconstructedBatch,
-    SplitMetrics,
-)
-from facevae.model.losses import sample_latent, squared_error
+from facevae.evaluation.inputs import ImageMean, Inputs, ReconstructedBatch, SplitMetrics
 from facevae.model.vae import VAE
-from facevae.shards.batches import StoredImages
-from facevae.shards.blocks import Images
 
 _BITS_OF_A_PIXEL = 8.0
-
-# The importance-weighted bound decodes each image once per draw. These take seconds.
-_WEIGHTED_IMAGES = 256
-_WEIGHTED_DRAWS = 4
 
 
 def decoder_sigma(vae: VAE) -> float | None:
@@ -66,65 +52,38 @@ def bits_per_dimension(log_likelihood, dimensions: int):
     return -log_likelihood / (dimensions * math.log(2.0)) + _BITS_OF_A_PIXEL
 
 
-def elbo_bits_per_dimension(vae: VAE, reconstruction, kl, *, dimensions: int):
-    """The evidence lower bound in bits per dimension, from the two terms of the loss, or None.
+def pixel_log_likelihood(vae: VAE, reconstruction, *, dimensions: int):
+    """ln p(x|z), nats, from the reconstruction term of the loss; None if `decoder_sigma` is None.
 
-    ELBO = ln p(x|z) - KL(q(z|x) || N(0, I)) with z drawn from q(z|x) (Kingma & Welling 2013,
+    Args:
+        reconstruction: of one image, or of each, or their mean.
+        dimensions: pixel values of an image.
+    """
+    sigma = decoder_sigma(vae)
+    if sigma is None:
+        return None
+    if vae.reconstruction == "mse":
+        return log_density(reconstruction, sigma=sigma, dimensions=dimensions)
+    return -reconstruction
+
+
+def elbo_bits_per_dimension(vae: VAE, reconstruction, rate, *, dimensions: int):
+    """The evidence lower bound in bits per dimension, from its two terms, or None.
+
+    ELBO = ln p(x|z) - KL(q(z|x) || p(z)) with z drawn from q(z|x) (Kingma & Welling 2013,
     arXiv 1312.6114). In bits per dimension it is an upper bound, in expectation, of the
     likelihood's.
 
     Args:
-        reconstruction, kl: terms of the loss of one image, or of each, or their means.
+        reconstruction: term of the loss of one image, or of each, or their mean.
+        rate: the KL from the prior, nats, of the same images: with N(0, I), that of the loss.
         dimensions: pixel values of an image.
 
     Returns:
         Bits per dimension, of the shape of the terms; None if `decoder_sigma` is None.
     """
-    sigma = decoder_sigma(vae)
-    if sigma is None:
-        return None
-    density = -reconstruction
-    if vae.reconstruction == "mse":
-        density = log_density(reconstruction, sigma=sigma, dimensions=dimensions)
-    return bits_per_dimension(density - kl, dimensions)
-
-
-def importance_weighted_bits_per_dimension(
-    vae: VAE, images: Images, *, sigma: float, samples: int, seed: int = 0
-) -> np.ndarray:
-    """The importance-weighted bound of each image, bits per dimension: tighter than the ELBO.
-
-    ln (1/K sum over K of p(x, z) / q(z|x)) with K draws of z from q(z|x). In expectation it rises
-    with K, towards ln p(x) (Burda et al. 2015, arXiv 1509.00519, equation 8). Each image is decoded
-    K times.
-
-    Args:
-        images: (count, size, size, 3) in [0, 1].
-        sigma: standard deviation of the Gaussian Decoder, in units of the pixel values.
-        samples: K.
-        seed: of z.
-
-    Returns:
-        (count,) float64.
-    """
-    random = np.random.default_rng(seed)
-    dimensions, bounds = math.prod(images.shape[1:]), []
-    for part in image_blocks(images):
-        block = images[part]
-        mu, log_var = vae.encode(block)
-        spread = keras.ops.convert_to_numpy(log_var).astype(np.float64)
-        weights = []
-        for _ in range(samples):
-            epsilon = random.standard_normal(mu.shape, dtype=np.float32)
-            z = sample_latent(mu, log_var, epsilon)
-            decoded = vae.decoder(z, training=False)
-            error = keras.ops.convert_to_numpy(squared_error(block, decoded)).astype(np.float64)
-            # ln p(z) - ln q(z|x); their constants cancel.
-            squares = np.square(keras.ops.convert_to_numpy(z).astype(np.float64))
-            ratio = 0.5 * (np.square(epsilon.astype(np.float64)) + spread - squares).sum(axis=1)
-            weights.append(log_density(error, sigma=sigma, dimensions=dimensions) + ratio)
-        bounds.append(np.logaddexp.reduce(weights, axis=0) - math.log(samples))
-    return bits_per_dimension(np.concatenate(bounds), dimensions)
+    density = pixel_log_likelihood(vae, reconstruction, dimensions=dimensions)
+    return None if density is None else bits_per_dimension(density - rate, dimensions)
 
 
 class _OfLossTerms(SplitMetrics):
@@ -156,24 +115,66 @@ class LossTerms(_OfLossTerms):
         }
 
 
-class LikelihoodBounds(_OfLossTerms):
-    """elbo_bits_per_dimension and importance_weighted_bits_per_dimension, both under N(0, I).
+class RateAndDistortion(_OfLossTerms):
+    """What an image costs under N(0, I), and under the prior that samples are drawn from.
 
-    The first is the mean over all images, with one z each; the second is the mean over the first
-    256 images, with 4 z each. Both are None if `decoder_sigma` is None.
+    Means over the test split, with one z per image, drawn from q(z|x). Of N(0, I):
+
+        codes_log_likelihood: ln N(z; 0, I), nats.
+        elbo_bits_per_dimension: of ln p(x|z) - kl, `kl` being that of `LossTerms`.
+
+    Of the prior p(z), here called "the prior", which the training has not seen:
+
+        codes_log_likelihood_under_prior: ln p(z), nats. Held-out, as p is fitted to training codes.
+        rate_under_prior: ln q(z|x) - ln p(z), nats. It is an upper bound of the information that
+            codes hold about images, which it exceeds by KL(q(z) || p(z)) (Alemi et al. 2018,
+            arXiv 1711.00464, section 2).
+        elbo_bits_per_dimension_under_prior: of ln p(x|z) - rate_under_prior.
+
+    distortion is -ln p(x|z), nats, the other term of both bounds.
+
+    mismatch_to_normal: kl - rate_under_prior = ln p(z) - ln N(z; 0, I), nats: the part of kl that
+    says nothing of an image, since codes as a whole, q(z), are not distributed as N(0, I). It is a
+    lower bound of KL(q(z) || N(0, I)), and equal to it if p is q(z) (Hoffman & Johnson 2016, "ELBO
+    surgery"). None if the prior is N(0, I): then it is not known.
+
+    In all of these, ln q(z|x) and ln N(z; 0, I) are expectations over q(z|x) in closed form; ln
+    p(x|z) and ln p(z) are of the one z. The bounds and the distortion are None if `decoder_sigma`
+    is None.
     """
 
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        self._prior = inputs.fitted_prior
+        self._normal, self._fitted = ImageMean(), ImageMean()
+
+    def update(self, batch: ReconstructedBatch) -> None:
+        super().update(batch)
+        images = len(batch.images)
+        squares = np.square(batch.mu.astype(np.float64)) + np.exp(batch.log_var, dtype=np.float64)
+        normal = -0.5 * (squares + math.log(2.0 * math.pi)).sum(axis=1)
+        self._normal.update(normal.mean(), images)
+        if self._prior is not None:
+            self._fitted.update(self._prior.log_density(batch.z).mean(), images)
+
     def result(self) -> dict[str, Any]:
-        vae, shards = self.inputs.vae, self.inputs.shards
-        dimensions = CHANNELS * shards.image_size**2
-        elbo = elbo_bits_per_dimension(vae, *self._terms.result(), dimensions=dimensions)
-        sigma, weighted = decoder_sigma(vae), None
-        if sigma is not None:
-            images = StoredImages(shards, "test", _WEIGHTED_IMAGES)
-            weighted = importance_weighted_bits_per_dimension(
-                vae, images, sigma=sigma, samples=_WEIGHTED_DRAWS, seed=SEED
-            ).mean()
+        vae = self.inputs.vae
+        dimensions = CHANNELS * self.inputs.shards.image_size**2
+        reconstruction, kl = self._terms.result()
+        normal = self._normal.result()
+        fitted = normal if self._prior is None else self._fitted.result()
+        rate = kl - (fitted - normal)
+        density = pixel_log_likelihood(vae, reconstruction, dimensions=dimensions)
+        bounds = [
+            elbo_bits_per_dimension(vae, reconstruction, each, dimensions=dimensions)
+            for each in (kl, rate)
+        ]
         return {
-            "elbo_bits_per_dimension": elbo,
-            "importance_weighted_bits_per_dimension": weighted,
+            "distortion": None if density is None else -density,
+            "rate_under_prior": rate,
+            "mismatch_to_normal": None if self._prior is None else fitted - normal,
+            "codes_log_likelihood": normal,
+            "codes_log_likelihood_under_prior": fitted,
+            "elbo_bits_per_dimension": bounds[0],
+            "elbo_bits_per_dimension_under_prior": bounds[1],
         }

@@ -1,9 +1,8 @@
-"""Sizes of the two networks, and of the sets of images that samples are compared with."""
+"""Sizes of the two networks."""
 
 import keras
 import numpy as np
 
-from facevae.evaluation.inputs import ImageSets
 from facevae.model.vae import VAE
 
 
@@ -21,8 +20,3 @@ def encoder_sizes(vae: VAE) -> dict[str, int]:
 def decoder_sizes(vae: VAE) -> dict[str, int]:
     """params and trainable_params."""
     return _parameters(vae.decoder)
-
-
-def set_sizes(sets: ImageSets) -> dict[str, int]:
-    """count: images in each set."""
-    return {"count": len(sets.real)}

@@ -4,14 +4,17 @@ Karras et al. 2017, arXiv 1710.10196, section 5. Images are sets (count, side, s
 float in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from facevae.common.limits import worker_processes
 from facevae.evaluation.image_metrics import check_pairs, check_side, image_blocks
-from facevae.evaluation.inputs import SEED, ImageSets
-from facevae.shards.blocks import Images
+from facevae.evaluation.inputs import SEED, RealSets, SampleMetrics
+from facevae.shards.blocks import Images, blocks
 
 WASSERSTEIN_SIDE = 16  # smallest side of a level, and so of an image, pixels
 
@@ -21,8 +24,13 @@ _PATCHES_PER_IMAGE = 128
 _DIRECTIONS = 512
 _SCALE = 1e3
 
-# Most bytes of projections of patches held at a time; the directions are divided accordingly.
+# Directions that a thread works on at a time: their projections stay in the processor's cache.
+_AT_ONCE = 16
+
+# Most bytes of projections of patches that all threads work on at a time, and of those that are
+# held for further sets.
 _PROJECTIONS = 256 * 2**20
+_HELD = 256 * 2**20
 
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
 
@@ -134,6 +142,130 @@ class SlicedWasserstein(NamedTuple):
     real_normalization: dict[int, float]
 
 
+class RealPatches:
+    """A set of real images, and the sliced Wasserstein distances of other sets to it.
+
+    Args:
+        real: (count, side, side, 3).
+        seed: of the positions of patches and of the directions.
+        held: whether the sorted projections of the real patches are held for further sets, unless
+            they take more than 256 MiB.
+
+    Raises:
+        UserError: the images are smaller than 16 pixels.
+    """
+
+    def __init__(self, real: Images, *, seed: int, held: bool) -> None:
+        check_side(real, WASSERSTEIN_SIDE, "the sliced Wasserstein distance")
+        self._real = real
+        self._levels: list[_Level] = []
+        random = np.random.default_rng(seed)
+        sides = pyramid_sides(real.shape[1])
+        for number, side in enumerate(sides):
+            shape = (len(real), _PATCHES_PER_IMAGE, 2)
+            corners = random.integers(side - _PATCH + 1, size=shape, dtype=np.int16)
+            directions = random.standard_normal((3 * _PATCH**2, _DIRECTIONS))
+            directions /= np.linalg.norm(directions, axis=0)
+            self._levels.append(_Level(number, side, corners, directions))
+        size = 4 * _DIRECTIONS * _PATCHES_PER_IMAGE * len(real) * len(sides)
+        self._holds = held and size <= _HELD
+        self._held: dict[int, _Reference] = {}
+
+    def distances(self, generated: Images) -> SlicedWasserstein:
+        """Those of a set of the same shape; see `sliced_wasserstein`.
+
+        Raises:
+            ValueError: the sets differ in shape.
+        """
+        check_pairs(self._real, generated)
+        published, real_normalization = {}, {}
+        for level in self._levels:
+            found = self._level_distances(level, self._patches(generated, level))
+            published[level.side], real_normalization[level.side] = found
+        return SlicedWasserstein(published, real_normalization)
+
+    def _patches(self, images: Images, level: "_Level") -> np.ndarray:
+        return _patches(images, level.corners, level.number, len(self._levels))
+
+    def _reference(self, level: "_Level") -> "_Reference":
+        if level.number in self._held:
+            return self._held[level.number]
+        patches = self._patches(self._real, level)
+        mean, deviation = _mean_and_deviation(patches)
+        weights = level.directions / deviation[:, None]
+
+        def projections(part: slice) -> np.ndarray:
+            return _sorted_projections(patches, weights[:, part], mean)
+
+        if not self._holds:
+            return _Reference(mean, deviation, projections)
+        whole = np.concatenate(_in_threads(projections, len(patches)))
+        self._held[level.number] = _Reference(mean, deviation, whole.__getitem__)
+        return self._held[level.number]
+
+    def _level_distances(self, level: "_Level", patches: np.ndarray) -> tuple[float, float]:
+        """The published distance and that with real normalisation, of patches (count, 147)."""
+        reference = self._reference(level)
+        own_mean, own_deviation = _mean_and_deviation(patches)
+        forms = [
+            (level.directions / deviation[:, None], mean)
+            for deviation, mean in (
+                (own_deviation, own_mean), (reference.deviation, reference.mean)
+            )
+        ]  # fmt: skip
+
+        def summed(part: slice) -> list[float]:
+            """Both distances, summed over some directions."""
+            real = reference.projections(part)
+            found = []
+            for weights, mean in forms:
+                projections = _sorted_projections(patches, weights[:, part], mean)
+                projections -= real
+                np.abs(projections, out=projections)
+                found.append(projections.mean(axis=1, dtype=np.float64).sum())
+            return found
+
+        totals = np.sum(_in_threads(summed, len(patches)), axis=0)
+        published, real_normalization = (_SCALE * totals / _DIRECTIONS).tolist()
+        return published, real_normalization
+
+
+class _Level(NamedTuple):
+    number: int
+    side: int  # pixels
+    corners: np.ndarray  # of the patches, (count, patches, 2)
+    directions: np.ndarray  # (147, directions)
+
+
+class _Reference(NamedTuple):
+    """The real patches of a level: their mean and deviation, and sorted projections of them."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    projections: Callable[[slice], np.ndarray]  # onto some directions, (directions, patches)
+
+
+def _sorted_projections(patches: np.ndarray, weights: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """(patches - origin) @ weights, (directions, patches) float32, each direction sorted."""
+    projections = weights.T.astype(np.float32) @ patches.T
+    projections -= (origin @ weights).astype(np.float32)[:, None]
+    projections.sort(axis=1)
+    return projections
+
+
+def _in_threads(work: Callable[[slice], Any], patches: int) -> list[Any]:
+    """What `work` returns for all directions, some at a time, on all cores.
+
+    NumPy sorts and multiplies without Python's lock. One BLAS thread per call: the results then do
+    not depend on the number of cores.
+    """
+    threads = worker_processes()
+    # Projections of the real patches, and of the others normalised one way and its result.
+    at_once = max(1, min(_AT_ONCE, _PROJECTIONS // (3 * 4 * patches * threads)))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, blocks(_DIRECTIONS, at_once)))
+
+
 def sliced_wasserstein(real: Images, generated: Images, *, seed: int = 0) -> SlicedWasserstein:
     """Distance between the distributions of patches of two sets of images, per level of detail.
 
@@ -156,78 +288,26 @@ def sliced_wasserstein(real: Images, generated: Images, *, seed: int = 0) -> Sli
         UserError: the images are smaller than 16 pixels.
         ValueError: the sets differ in shape.
     """
-    check_pairs(real, generated)
-    check_side(real, WASSERSTEIN_SIDE, "the sliced Wasserstein distance")
-    random = np.random.default_rng(seed)
-    sides = pyramid_sides(real.shape[1])
-    published, real_normalization = {}, {}
-    for level, side in enumerate(sides):
-        shape = (len(real), _PATCHES_PER_IMAGE, 2)
-        corners = random.integers(side - _PATCH + 1, size=shape, dtype=np.int16)
-        directions = random.standard_normal((3 * _PATCH**2, _DIRECTIONS))
-        directions /= np.linalg.norm(directions, axis=0)
-        published[side], real_normalization[side] = _level_distances(
-            _patches(real, corners, level, len(sides)),
-            _patches(generated, corners, level, len(sides)),
-            directions,
-        )
-    return SlicedWasserstein(published, real_normalization)
+    return RealPatches(real, seed=seed, held=False).distances(generated)
 
 
-def _level_distances(
-    real: np.ndarray, generated: np.ndarray, directions: np.ndarray
-) -> tuple[float, float]:
-    """The published distance and that with real normalisation, of patches (count, 147) each."""
-
-    def projected(
-        patches: np.ndarray, weights: Sequence[np.ndarray], origins: Sequence[np.ndarray]
-    ) -> np.ndarray:
-        """(patches - origin) @ weight for each pair: (all directions, patches) float32, sorted."""
-        joined = np.concatenate(weights, axis=1).T.astype(np.float32)
-        shifts = [origin @ weight for origin, weight in zip(origins, weights, strict=True)]
-        projections = joined @ patches.T
-        projections -= np.concatenate(shifts).astype(np.float32)[:, None]
-        projections.sort(axis=1)
-        return projections
-
-    mean, deviation = _mean_and_deviation(real)
-    own_mean, own_deviation = _mean_and_deviation(generated)
-
-    def summed(chosen: np.ndarray) -> np.ndarray:
-        """Both distances, (2,), summed over some directions."""
-        by_real, by_own = chosen / deviation[:, None], chosen / own_deviation[:, None]
-        reference = projected(real, [by_real], [mean])
-        both = projected(generated, [by_own, by_real], [own_mean, mean])
-        both = both.reshape(2, *reference.shape)
-        distances = [
-            np.abs(others - one).mean(axis=1, dtype=np.float64)
-            for one, others in zip(reference, both.swapaxes(0, 1), strict=True)
-        ]
-        return np.sum(distances, axis=0)
-
-    # Three projections: of the real patch, and of the generated patch normalised both ways.
-    at_once = max(1, _PROJECTIONS // (3 * 4 * len(real)))
-    starts = range(0, _DIRECTIONS, at_once)
-    totals = np.sum([summed(directions[:, start : start + at_once]) for start in starts], axis=0)
-    published, real_normalization = (_SCALE * totals / _DIRECTIONS).tolist()
-    return published, real_normalization
-
-
-def sliced_wasserstein_metrics(sets: ImageSets) -> dict[str, Any]:
-    """swd and swd_real_normalization, and each of them with _floor, the real-data reference.
+class SlicedWassersteinDistances(SampleMetrics):
+    """swd and swd_real_normalization: `SlicedWasserstein`.
 
     Each is a dict of the distances by the side of the level, and of their "mean". For images that
     are too small there are no levels, and the mean is None.
     """
-    found = {}
-    for suffix, images in sets.compared().items():
-        forms: dict[str, dict[int, float]] = {"swd": {}, "swd_real_normalization": {}}
-        if sets.real.shape[1] >= WASSERSTEIN_SIDE:
-            distances = sliced_wasserstein(sets.real, images, seed=SEED)
-            forms = dict(zip(forms, distances, strict=True))
-        for name, levels in forms.items():
-            found[f"{name}{suffix}"] = {
+
+    def __init__(self, sets: RealSets) -> None:
+        large_enough = sets.real.shape[1] >= WASSERSTEIN_SIDE
+        self._real = RealPatches(sets.real, seed=SEED, held=True) if large_enough else None
+
+    def of(self, images: Images) -> dict[str, Any]:
+        forms = SlicedWasserstein({}, {}) if self._real is None else self._real.distances(images)
+        return {
+            name: {
                 **{str(side): distance for side, distance in levels.items()},
                 "mean": sum(levels.values()) / len(levels) if levels else None,
             }
-    return found
+            for name, levels in zip(("swd", "swd_real_normalization"), forms, strict=True)
+        }

@@ -9,8 +9,8 @@ import numpy as np
 
 from facevae.model.losses import kl_per_unit
 from facevae.model.vae import VAE
-from facevae.shards.batches import Shards, images
-from facevae.shards.blocks import images_at_once
+from facevae.shards.batches import Shards, StoredImages
+from facevae.shards.blocks import blocks, images_at_once
 
 AT_ONCE = 64  # images of up to 96 pixels that go through the VAE at a time; more are hardly faster
 
@@ -36,10 +36,13 @@ def encode_dataset(vae: VAE, batches: Iterable[Any]) -> tuple[np.ndarray, np.nda
     return mu, log_var
 
 
-def encode_split(vae: VAE, shards: Shards, split: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """`encode_dataset` of the first images of a split, at most so many."""
-    batch_size = images_at_once(shards.image_size, AT_ONCE)
-    return encode_dataset(vae, images(shards, split, batch_size, limit))
+def encode_split(
+    vae: VAE, shards: Shards, split: str, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`encode_dataset` of the images of a split with these numbers, which ascend."""
+    stored = StoredImages(shards, split, numbers)
+    at_once = images_at_once(shards.image_size, AT_ONCE)
+    return encode_dataset(vae, (stored[block] for block in blocks(len(stored), at_once)))
 
 
 def attribute_directions(mu: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -193,12 +193,12 @@ def _layers(
         layers.append(dense(name, width, latent, {_OUTPUT: _FLOAT32 * latent}))
     layers.append(dense("dense", latent, flattened, {_OUTPUT: itemsize * flattened}))
     outward = decoder_layers(encoder, decoder)
-    for place, (count, kernel, stride, upsampling) in enumerate(outward, start=1):
+    for place, (count, kernel, stride, resize) in enumerate(outward, start=1):
         inputs = side * side * channels
         side *= stride
         shape = (kernel, kernel, count, channels)
         enlarged = 0
-        if upsampling == "resize":
+        if resize:
             enlarged = (kernel + stride - 1) ** 2 * count * channels
         outputs = side * side * count
         layers += block(f"conv_transpose_{place}", shape, count, inputs, outputs, enlarged)

@@ -7,7 +7,6 @@ with the same seed then is one of pairs.
 
 import hashlib
 import math
-from typing import Any
 
 import keras
 
@@ -115,29 +114,20 @@ def build_encoder(encoder: Encoder, image_size: int, seed: int) -> keras.Model:
     return keras.Model(images, [head(x) for head in heads], name="encoder")
 
 
-# By `upsampling`: the layer, and the one in front of a normalisation.
-_UPSAMPLING_LAYERS: dict[str, tuple[Any, Any]] = {
-    "transposed": (keras.layers.Conv2DTranspose, ZeroBiasGradConv2DTranspose),
-    "resize": (ResizeConv2D, ZeroBiasGradResizeConv2D),
-}
-
-
 def build_decoder(encoder: Encoder, decoder: Decoder, image_size: int, seed: int) -> keras.Model:
     """z (batch, latent_size) to images (batch, size, size, 3) in [0, 1]: the Encoder mirrored.
 
     Dense -> Reshape; then an upsampling convolution -> BatchNormalization -> activation
     (-> Dropout) per entry of `filters`, each followed by a residual block if `block` is "residual".
-    The last convolution has 3 filters and a sigmoid, without normalisation and block. `upsampling`
-    says which are Conv2DTranspose and which `ResizeConv2D`; the names and shapes of the weights are
-    the same.
+    The last convolution has 3 filters and a sigmoid, without normalisation and block. The last
+    `resize_layers` are `ResizeConv2D`, the others Conv2DTranspose; the names and shapes of the
+    weights are the same.
 
     Raises:
-        ValueError: an unknown block or upsampling.
+        ValueError: an unknown block.
     """
     residual = _is_residual(encoder)
     outward = decoder_layers(encoder, decoder)
-    if unknown := {layer.upsampling for layer in outward} - {*_UPSAMPLING_LAYERS}:
-        raise ValueError(f"decoder.upsampling: there is no {min(unknown)!r}")
     innermost = image_size // math.prod(encoder.strides)
     channels = encoder.filters[-1]
     z = keras.Input((encoder.latent_size,), name="z")
@@ -147,11 +137,14 @@ def build_decoder(encoder: Encoder, decoder: Decoder, image_size: int, seed: int
         name="dense",
     )(z)
     x = keras.layers.Reshape((innermost, innermost, channels), name="reshape")(x)
-    for number, (count, kernel, stride, upsampling) in enumerate(outward, start=1):
+    for number, (count, kernel, stride, resize) in enumerate(outward, start=1):
         name = f"conv_transpose_{number}"
         last = number == len(outward)
         normalized = encoder.batch_normalization and not last
-        layer = _UPSAMPLING_LAYERS[upsampling][normalized]
+        if resize:
+            layer = ZeroBiasGradResizeConv2D if normalized else ResizeConv2D
+        else:
+            layer = ZeroBiasGradConv2DTranspose if normalized else keras.layers.Conv2DTranspose
         kernels = _kernel_initializer(seed, name)
         x = layer(count, kernel, stride, padding="same", kernel_initializer=kernels, name=name)(x)
         if last:

@@ -95,7 +95,6 @@ class VAE(keras.Model):
             encoder.filters,
             encoder.kernel_sizes,
             encoder.strides,
-            decoder.upsampling,
             decoder.kernel_sizes,
         )
         if mistakes:

@@ -14,63 +14,75 @@ from facevae.memory.ledger import ledger
 
 Measured = dict[str, Any]
 
+# Metrics of sets of images: name, key in each of `_SECTIONS`, format.
+_OF_SAMPLES = (
+    ("Frechet distance, attribute features", "frechet_distance", "{:,.3f}"),
+    ("precision, attribute features", "precision", "{:,.3f}"),
+    ("recall, attribute features", "recall", "{:,.3f}"),
+    ("FID, Keras' Inception", "fid", "{:,.2f}"),
+    ("share of images in which a face is found", "face_share", "{:,.3f}"),
+    ("Frechet distance, descriptors of faces", "face_frechet_distance", "{:,.4f}"),
+    ("sliced Wasserstein distance", "swd.mean", "{:,.1f}"),
+    (
+        "sliced Wasserstein distance, real normalisation",
+        "swd_real_normalization.mean",
+        "{:,.1f}",
+    ),
+    ("grid of the strides, 1 in real images", "grid", "{:,.3f}"),
+    ("sharpness relative to real images", "sharpness", "{:,.3f}"),
+    ("MS-SSIM between images of a set", "diversity", "{:,.3f}"),
+)
+_SECTIONS = {
+    "samples": "samples",
+    "samples from N(0, I)": "samples_normal",
+    "other real images": "real_images",
+}
+
 _QUANTITIES = (
     ("Encoder parameters", "encoder.params", "{:,.0f}"),
     ("Encoder parameters, trainable", "encoder.trainable_params", "{:,.0f}"),
     ("Decoder parameters", "decoder.params", "{:,.0f}"),
     ("test loss per image", "test.loss", "{:,.2f}"),
     ("test reconstruction term per image", "test.reconstruction", "{:,.2f}"),
-    ("test KL per image, nats", "test.kl", "{:,.2f}"),
+    ("test KL to N(0, I) per image, nats", "test.kl", "{:,.2f}"),
+    (
+        "of it: the rate, the KL to the prior of samples, nats",
+        "test.rate_under_prior",
+        "{:,.2f}",
+    ),
+    (
+        "of it: the mismatch of all codes to N(0, I), nats",
+        "test.mismatch_to_normal",
+        "{:,.2f}",
+    ),
     ("test PSNR of reconstructions, dB", "test.psnr", "{:,.2f}"),
     ("test SSIM of reconstructions", "test.ssim", "{:,.4f}"),
     ("test MS-SSIM of reconstructions", "test.ms_ssim", "{:,.4f}"),
+    ("grid of the strides in reconstructions, 1 in real images", "test.grid", "{:,.3f}"),
+    ("share of reconstructions in which a face is found", "test.face_share", "{:,.3f}"),
+    ("distance of faces, held-out and reconstructed, median", "test.face_distance", "{:,.3f}"),
+    ("share of reconstructions taken for the same person", "test.same_person", "{:,.3f}"),
     ("active latent units", "test.active_units", "{:,.0f}"),
     ("test KL of the smallest latent unit, nats", "test.kl_per_unit.smallest", "{:,.4f}"),
     ("test KL of the median latent unit, nats", "test.kl_per_unit.median", "{:,.4f}"),
     ("test KL of the largest latent unit, nats", "test.kl_per_unit.largest", "{:,.4f}"),
     ("sigma of the Decoder, for pixel values in [0, 1]", "test.sigma", "{:,.4f}"),
-    ("test ELBO, bits per dimension", "test.elbo_bits_per_dimension", "{:,.4f}"),
+    ("test ELBO under N(0, I), bits per dimension", "test.elbo_bits_per_dimension", "{:,.4f}"),
     (
-        "test importance-weighted bound, bits per dimension",
-        "test.importance_weighted_bits_per_dimension",
+        "test ELBO under the prior of samples, bits per dimension",
+        "test.elbo_bits_per_dimension_under_prior",
         "{:,.4f}",
     ),
     (
-        "Frechet distance of samples, attribute features",
-        "samples.frechet_distance",
-        "{:,.3f}",
+        "log likelihood of test codes under the prior of samples, nats",
+        "test.codes_log_likelihood_under_prior",
+        "{:,.2f}",
     ),
-    (
-        "Frechet distance, real-data reference",
-        "samples.frechet_distance_floor",
-        "{:,.3f}",
+    *(
+        (f"{name}: {what}", f"{section}.{metric}", form)
+        for name, metric, form in _OF_SAMPLES
+        for what, section in _SECTIONS.items()
     ),
-    ("precision of samples, attribute features", "samples.precision", "{:,.3f}"),
-    ("precision, real-data reference", "samples.precision_floor", "{:,.3f}"),
-    ("recall of samples, attribute features", "samples.recall", "{:,.3f}"),
-    ("recall, real-data reference", "samples.recall_floor", "{:,.3f}"),
-    ("FID of samples, Keras' Inception", "samples.fid", "{:,.2f}"),
-    ("FID, real-data reference", "samples.fid_floor", "{:,.2f}"),
-    ("sliced Wasserstein distance of samples", "samples.swd.mean", "{:,.1f}"),
-    ("sliced Wasserstein distance, real-data reference", "samples.swd_floor.mean", "{:,.1f}"),
-    (
-        "sliced Wasserstein distance of samples, real normalisation",
-        "samples.swd_real_normalization.mean",
-        "{:,.1f}",
-    ),
-    (
-        "sliced Wasserstein distance, real normalisation, real-data reference",
-        "samples.swd_real_normalization_floor.mean",
-        "{:,.1f}",
-    ),
-    ("sharpness of samples, relative to real images", "samples.sharpness", "{:,.3f}"),
-    (
-        "sharpness, real-data reference",
-        "samples.sharpness_floor",
-        "{:,.3f}",
-    ),
-    ("MS-SSIM between samples", "samples.diversity", "{:,.3f}"),
-    ("MS-SSIM between real images", "samples.diversity_of_real", "{:,.3f}"),
     ("seconds per epoch (training steps alone)", "cost.seconds_per_epoch", "{:,.1f}"),
     ("images per second", "cost.images_per_second", "{:,.0f}"),
     ("images per second at twice the batch", "cost.images_per_second_double_batch", "{:,.0f}"),
@@ -78,11 +90,20 @@ _QUANTITIES = (
 )
 
 
+_SPREADS = ("direct_spread", "inter_dense_spread")
+
+
 def _look_up(measured: Measured, key: str) -> float | None:
     value: Any = measured
     for part in key.split("."):
         value = value[part]
     return value
+
+
+def _spread(measured: Measured, key: str) -> float | None:
+    """The standard deviation over draws of a metric of samples; None of other metrics."""
+    section, _, metric = key.partition(".")
+    return measured.get(f"{section}_spread", {}).get(metric.removesuffix(".mean"))
 
 
 def _with_epoch(measured: Measured, train_images: int) -> Measured:
@@ -97,6 +118,8 @@ def comparison_rows(
     direct: Measured, inter_dense: Measured, train_images: int
 ) -> list[dict[str, Any]]:
     """One row per quantity: its name, its key, both variants' values and inter_dense - direct.
+
+    Of metrics of samples, also both variants' standard deviations over draws; else None.
 
     Args:
         direct, inter_dense: metrics of a variant, with its cost under "cost".
@@ -115,6 +138,8 @@ def comparison_rows(
                 "difference": None
                 if without is None or with_layer is None
                 else round(with_layer - without, 6),
+                "direct_spread": _spread(direct, key),
+                "inter_dense_spread": _spread(inter_dense, key),
                 "form": form,
             }
         )
@@ -123,7 +148,7 @@ def comparison_rows(
 
 def comparison_csv(rows: list[dict[str, Any]]) -> str:
     """The rows as CSV; a value that was not measured is empty."""
-    columns = ("key", "quantity", "direct", "inter_dense", "difference")
+    columns = ("key", "quantity", "direct", "inter_dense", "difference", *_SPREADS)
     return rows_csv(rows, columns)
 
 
@@ -152,8 +177,8 @@ def _claims(
         low, high = (cost[f"images_per_second_{side}_quartile"] for side in ("lower", "upper"))
         return f"{cost['images_per_second']:,.0f} ({low:,.0f} to {high:,.0f})"
 
-    def distance(measured: Measured) -> str:
-        value = measured["samples"]["frechet_distance"]
+    def distance(measured: Measured, section: str) -> str:
+        value = measured[section]["frechet_distance"]
         return "not measured" if value is None else f"{value:.2f}"
 
     def gain(cost: Measured) -> str:
@@ -191,11 +216,13 @@ def _claims(
             "4. Images from random latent codes look no worse (judged by eye).",
             f"By eye: compare reports/direct/samples.png with reports/inter_dense/samples.png. "
             f"Both come from the same draws of N(0, I), transformed to each variant's own prior "
-            f"if one is fitted. In numbers, from one training each: PSNR of held-out "
-            f"reconstructions {direct['test']['psnr']:.2f} dB without the layer, "
-            f"{dense['test']['psnr']:.2f} dB with it; Frechet distance of samples to real images "
-            f"{distance(direct)} without, {distance(dense)} with it. Three seeds, with confidence "
-            f"intervals: reports/studies/inter_dense.md.",
+            f"if one is fitted. In numbers, from one training each: Frechet distance to real "
+            f"images of samples from N(0, I), as in the post, {distance(direct, 'samples_normal')} "
+            f"without the layer, {distance(dense, 'samples_normal')} with it; of samples from the "
+            f"prior {distance(direct, 'samples')} without, {distance(dense, 'samples')} with it. "
+            f"PSNR of held-out reconstructions {direct['test']['psnr']:.2f} dB without, "
+            f"{dense['test']['psnr']:.2f} dB with it. Three seeds, with confidence intervals: "
+            f"reports/studies/inter_dense.md.",
         ),
         (
             "5. Three conv layers of stride 2 instead of four enlarge the flattened layer by a "
@@ -226,11 +253,16 @@ def comparison_markdown(
         form = row["form"].replace("{:", "{:+") if column == "difference" else row["form"]
         return form.format(value)
 
+    def spread(row: dict[str, Any]) -> str:
+        if None in (row[column] for column in _SPREADS):
+            return ""
+        return ", ".join(show(row, column) for column in _SPREADS)
+
     columns = ("direct", "inter_dense", "difference")
-    table = markdown_table(
-        [[row["quantity"], *(show(row, column) for column in columns)] for row in rows],
-        ["", *columns],
-    )
+    cells = [
+        [row["quantity"], *(show(row, column) for column in columns), spread(row)] for row in rows
+    ]
+    table = markdown_table(cells, ["", *columns, "spread over draws"])
     claims = markdown_table(
         _claims(parameters, rows, direct, inter_dense),
         ["the post (2022)", "this run"],
@@ -254,9 +286,17 @@ of `{parameters.data.source}`, one training each (seed {parameters.train.seed}),
 The same parameters give the same bytes on the same machine, which means: the same \
 {", ".join(f"{_MACHINE_KEYS.get(key, key)} ({value})" for key, value in machines[0].items())}.
 
-A real-data reference is the metric of the same name for real images of the train split in place of
-samples. Frechet distance, precision and recall are computed on the features of the attribute
-classifier.
+**A difference in this table may be chance: each variant was trained once.** Another seed, or
+another kind of processor, changes every figure of quality; by how much, this run has not measured.
+docs/metrics.md says how far apart some trainings were.
+
+Figures of samples are means over {direct["samples"]["draws"]} draws of \
+{direct["samples"]["count"]:,} images each, from the prior `{parameters.generate.prior}` or from
+N(0, I). Their spread over draws is the standard deviation over these, of direct and of inter_dense.
+It says how far one draw can be off, and nothing of other trainings. Other real images are those of
+the validation split in the place of samples: what a perfect model would reach. All are compared
+with as many images of the test split. Samples are the Decoder's means of p(x|z), without the noise
+that the likelihood has.
 
 {table}
 

@@ -175,23 +175,34 @@ def load_images(shards: Shards, split: str, limit: int | None = None) -> np.ndar
 
 
 class StoredImages:
-    """The first images of a split, in file order, each read from its shard when it is asked for.
+    """Some images of a split, each read from its shard when it is asked for.
 
     A set of them is `facevae.shards.blocks.Images`, with the values of `load_images`, and takes no
-    memory.
+    memory. Of the other images of the split only the lengths of their records are read.
 
     Args:
-        limit: at most this many.
+        numbers: of the images in file order, from 0; ascending.
 
     Attributes:
         shape: (images, size, size, 3).
+
+    Raises:
+        IndexError: the split has fewer images.
     """
 
-    def __init__(self, shards: Shards, split: str, limit: int) -> None:
+    def __init__(self, shards: Shards, split: str, numbers: Sequence[int] | np.ndarray) -> None:
+        if len(numbers) and numbers[-1] >= shards.counts[split]:
+            raise IndexError(f"image {numbers[-1]} of the {shards.counts[split]} of {split}")
         self._places: list[tuple[Path, int, int]] = []
+        wanted, before = np.asarray(numbers), 0  # images in the shards before
         for file in map(Path, shards.files(split)):
-            wanted = limit - len(self._places)
-            self._places += [(file, *place) for place in record_places(file, wanted)]
+            remaining = wanted[len(self._places) :] - before
+            if not remaining.size:
+                break
+            places = record_places(file, int(remaining[-1]) + 1)
+            here = remaining[remaining < len(places)]
+            self._places += [(file, *places[number]) for number in here]
+            before += len(places)
         self._decode, self._decode_batch = _decoders(shards)
         self.shape = (len(self._places), shards.image_size, shards.image_size, CHANNELS)
 

@@ -11,6 +11,7 @@ from facevae.common.errors import UserError
 from facevae.common.parameters import Parameters
 from facevae.common.requests import attribute_mistakes, count_mistakes
 from facevae.shards.records import read_labels, read_manifest
+from facevae.shards.subsets import random_subset
 
 # A mean over so many training images is as good as over all of them.
 LABELLED_IMAGES = 20_000
@@ -30,7 +31,8 @@ def check_request(parameters: Parameters, shards: Path) -> None:
     mistakes += unknown
     if names and there and not unknown:
         entry = splits["train"]["attributes"]
-        labels = read_labels(shards / entry["file"], entry["crc32c"])[:LABELLED_IMAGES]
+        labels = read_labels(shards / entry["file"], entry["crc32c"])
+        labels = labels[random_subset(len(labels), LABELLED_IMAGES)]
         labels = labels[:, [there.index(name) for name in names]]
         mistakes += _without_direction(names, labels)
     if mistakes:

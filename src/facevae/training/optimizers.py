@@ -8,7 +8,24 @@ import tensorflow as tf
 from facevae.common.parameters import Train
 
 
-class FusedAdam(keras.optimizers.Adam):
+class _LeanAverages(keras.optimizers.Optimizer):
+    """Averages weights as Keras does with `use_ema`, with one temporary tensor at a time.
+
+    Keras multiplies each average before the weight is there that is added. TensorFlow does so at
+    the start of the step, and the products, as large as all weights, wait for its end.
+    """
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        if not self.use_ema:
+            return
+        averages = self._model_variables_moving_average
+        for weight, average in zip(trainable_variables, averages, strict=True):
+            # The first step copies the weights.
+            share = tf.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
+            average.assign_sub(share * (average - weight))
+
+
+class FusedAdam(_LeanAverages, keras.optimizers.Adam):
     """`keras.optimizers.Adam` (Kingma & Ba 2014, arXiv 1412.6980) with one kernel per variable.
 
     Keras computes an update with a dozen kernels, each of which reads and writes the large Dense
@@ -33,7 +50,7 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-class FusedSGD(keras.optimizers.SGD):
+class FusedSGD(_LeanAverages, keras.optimizers.SGD):
     """`keras.optimizers.SGD` with momentum, with one kernel per variable.
 
     Keras computes an update with several kernels and needs memory for two copies of the variable;
@@ -53,7 +70,7 @@ class FusedSGD(keras.optimizers.SGD):
         )
 
 
-class FactoredAdafactor(keras.optimizers.Adafactor):
+class FactoredAdafactor(_LeanAverages, keras.optimizers.Adafactor):
     """`keras.optimizers.Adafactor` (Shazeer & Stern 2018, arXiv 1804.04235), without first moment.
 
     For a weight with two or more dimensions, only the means of the second moment's rows and columns
