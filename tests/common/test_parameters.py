@@ -203,9 +203,9 @@ def test_a_value_with_two_meanings_or_none_is_a_short_sentence(
     project: Path, tmp_path: Path, written: str, sentence: str
 ) -> None:
     params = (project / "params.yaml").read_text(encoding="utf-8")
-    line = params[: params.index("  epochs: 5\n")].count("\n") + 1
+    line = params[: params.index("  epochs: 10\n")].count("\n") + 1
     path = tmp_path / "params.yaml"
-    path.write_text(params.replace("  epochs: 5\n", f"  epochs: {written}\n"), "utf-8")
+    path.write_text(params.replace("  epochs: 10\n", f"  epochs: {written}\n"), "utf-8")
     with pytest.raises(UserError) as raised:
         load_parameters(path)
     told = str(raised.value).removeprefix(f"{path}: ")

@@ -2,7 +2,10 @@
 
 A face depends on its seed and index only. They determine a random description, and the description
 determines the attributes and the picture. Eyes, nose and mouth are where CelebA's alignment puts
-them, so the same crops suit both data sets.
+them, upright, so the same crops suit both data sets.
+
+The faces vary in what a few minutes of training can show: many wear glasses or a hat, and the
+background is of one colour.
 """
 
 import contextlib
@@ -48,6 +51,10 @@ _SKIN: list[Colour] = [
 ]
 _IRIS: list[Colour] = [(72, 46, 30), (96, 66, 40), (70, 110, 150), (84, 126, 96), (110, 120, 126)]
 _LIPS: list[Colour] = [(178, 34, 58), (200, 60, 90), (150, 30, 50)]
+
+# Of glasses. Lenses are tinted half as dark as this, because a VAE learns surfaces before lines.
+_FRAME: Colour = (34, 30, 34)
+_LENS: Colour = (30, 34, 48)
 
 # The attributes that the pictures show, a subset of CelebA's, with its names and in its order.
 ATTRIBUTE_NAMES = (
@@ -101,12 +108,9 @@ class Face:
     iris: Colour
     face_width: float
     face_height: float
-    yaw: float  # features move sideways on the head
-    roll: float  # degrees
-    background: tuple[Colour, Colour]
+    yaw: float  # the head moves sideways behind the features
+    background: Colour
     clothes: Colour
-    light: tuple[float, float]  # brightness change towards the right and towards the top
-    exposure: float
 
     def attributes(self) -> dict[str, bool]:
         """Whether the face has each of `ATTRIBUTE_NAMES`."""
@@ -170,9 +174,7 @@ def describe_face(seed: int, index: int) -> Face:
     skin_tone = int(random.integers(len(_SKIN)))
     hair_name = pick(list(_HAIR))
     bald = bearded and chance(0.15)
-    hat = any_colour() if chance(0.08) else None
-    # Muted, because a model is to learn the face and not the background.
-    background = _shade_towards(any_colour(), (140, 140, 140), 0.5)
+    hat = any_colour() if chance(0.2) else None
     smiling = chance(0.55)
     return Face(
         skin_tone=skin_tone,
@@ -183,7 +185,7 @@ def describe_face(seed: int, index: int) -> Face:
         bangs=not bald and hat is None and chance(0.35),
         long_hair=not bald and not bearded and chance(0.8),
         hat=hat,
-        glasses=chance(0.15),
+        glasses=chance(0.3),
         mustache=bearded and chance(0.25),
         goatee=bearded and chance(0.25),
         lipstick=pick(_LIPS) if not bearded and chance(0.5) else None,
@@ -199,46 +201,33 @@ def describe_face(seed: int, index: int) -> Face:
         face_width=between(92, 110),
         face_height=between(126, 146),
         yaw=between(-9, 9),
-        roll=between(-7, 7),
-        background=(background, jitter(background, 0.4)),
+        background=_shade_towards(any_colour(), (140, 140, 140), 0.25),
         clothes=any_colour(),
-        light=(between(-0.28, 0.28), between(-0.12, 0.18)),
-        exposure=between(0.82, 1.12),
     )
 
 
-# From the left background colour to the right one.
-_RAMP = Image.linear_gradient("L").rotate(90).resize((WIDTH * _SCALE, HEIGHT * _SCALE))
-
-# Points of the unit circle: Pillow cannot draw a rotated ellipse, but a polygon.
+# Points of the unit circle.
 _CIRCLE = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, math.tau, 41).tolist()]
 
 
 class _Pen:
-    """Draws in the final picture's coordinates, rotated by `roll` degrees about its centre."""
+    """Draws in the final picture's coordinates."""
 
-    def __init__(self, image: Image.Image, roll: float) -> None:
+    def __init__(self, image: Image.Image) -> None:
         self._draw = ImageDraw.Draw(image)
-        self._cosine, self._sine = math.cos(math.radians(roll)), math.sin(math.radians(roll))
 
-    def _turned(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        middle_x, middle_y = WIDTH / 2, HEIGHT / 2
-        return [
-            (
-                (middle_x + (x - middle_x) * self._cosine + (y - middle_y) * self._sine) * _SCALE,
-                (middle_y - (x - middle_x) * self._sine + (y - middle_y) * self._cosine) * _SCALE,
-            )
-            for x, y in points
-        ]
+    @staticmethod
+    def _scaled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(x * _SCALE, y * _SCALE) for x, y in points]
 
     def ellipse(self, x: float, y: float, width: float, height: float, fill: Colour) -> None:
         self.polygon([(x + a * width / 2, y + b * height / 2) for a, b in _CIRCLE], fill)
 
     def polygon(self, points: list[tuple[float, float]], fill: Colour) -> None:
-        self._draw.polygon(self._turned(points), fill=fill)
+        self._draw.polygon(self._scaled(points), fill=fill)
 
     def line(self, points: list[tuple[float, float]], width: float, fill: Colour) -> None:
-        self._draw.line(self._turned(points), fill, round(width * _SCALE), joint="curve")
+        self._draw.line(self._scaled(points), fill, round(width * _SCALE), joint="curve")
 
     def ring(
         self, x: float, y: float, width: float, height: float, line: float, fill: Colour
@@ -306,17 +295,22 @@ def _draw_hair(pen: _Pen, face: Face, x: float) -> None:
 
 
 def _draw_features(pen: _Pen, face: Face, x: float) -> None:
-    x += face.yaw
     outline = _shade(face.skin, 0.45)
+
+    def through_lens(colour: Colour) -> Colour:
+        return _shade_towards(colour, _LENS, 0.5) if face.glasses else colour
+
     for side in (-1, 1):
         # The half of the face that is turned away looks narrower.
         eye = x + side * (19.5 + side * face.yaw * -0.25)
         if face.rosy:
             pen.ellipse(eye + side * 5, 136, 22, 14, _shade_towards(face.skin, (235, 90, 90), 0.3))
-        pen.ellipse(eye, 111, 18.5, face.eye_height * 2 + 2, outline)
-        pen.ellipse(eye, 111.6, 17, face.eye_height * 2, (246, 244, 240))
+        if face.glasses:
+            pen.ellipse(x + side * 20, 112, 33, 27, through_lens(face.skin))
+        pen.ellipse(eye, 111, 18.5, face.eye_height * 2 + 2, through_lens(outline))
+        pen.ellipse(eye, 111.6, 17, face.eye_height * 2, through_lens((246, 244, 240)))
         iris = min(9.0, face.eye_height * 2)
-        pen.ellipse(eye + face.yaw * 0.15, 111.4, 9, iris, face.iris)
+        pen.ellipse(eye + face.yaw * 0.15, 111.4, 9, iris, through_lens(face.iris))
         pen.ellipse(eye + face.yaw * 0.15, 111.4, 4.4, min(4.4, iris), (12, 10, 10))
         pen.ellipse(eye + face.yaw * 0.15 + 1.6, 109.8, 1.8, 1.8, (255, 255, 255))
         brow_colour = _shade(face.hair, 0.7) if not face.bald else _shade(face.skin, 0.4)
@@ -350,30 +344,22 @@ def _draw_features(pen: _Pen, face: Face, x: float) -> None:
     pen.line(upper, height * 0.8, _shade(lip, 0.9))
     pen.line(lower, height, lip)
     if face.glasses:
-        frame = (34, 30, 34)
         for side in (-1, 1):
-            pen.ring(x + side * 20, 112, 33, 27, 2.2, frame)
-            pen.line(
-                [(x + side * 36, 110), (x - face.yaw + side * face.face_width / 2, 108)], 2, frame
-            )
-        pen.line([(x - 4, 110), (x + 4, 110)], 2.2, frame)
+            pen.ring(x + side * 20, 112, 33, 27, 3.2, _FRAME)
+            ear = x - face.yaw + side * face.face_width / 2
+            pen.line([(x + side * 36, 110), (ear, 108)], 3, _FRAME)
+        pen.line([(x - 4, 110), (x + 4, 110)], 3.2, _FRAME)
 
 
 def draw_face(face: Face) -> Image.Image:
     """The picture of a face: RGB, 178 pixels wide and 218 high."""
-    size = (WIDTH * _SCALE, HEIGHT * _SCALE)
-    left, right = (Image.new("RGB", size, colour) for colour in face.background)
-    image = Image.composite(left, right, _RAMP)
-    pen = _Pen(image, face.roll)
+    image = Image.new("RGB", (WIDTH * _SCALE, HEIGHT * _SCALE), face.background)
+    pen = _Pen(image)
     x = WIDTH / 2
-    _draw_head(pen, face, x)
+    _draw_head(pen, face, x - face.yaw)
     _draw_features(pen, face, x)
-    _draw_hair(pen, face, x)
-    image = image.reduce(_SCALE).filter(ImageFilter.BoxBlur(0.6))
-    across = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :, None] * face.light[0]
-    down = np.linspace(1, -1, HEIGHT, dtype=np.float32)[:, None, None] * face.light[1]
-    lit = np.asarray(image, np.float32) * (face.exposure + across + down)
-    return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
+    _draw_hair(pen, face, x - face.yaw)
+    return image.reduce(_SCALE).filter(ImageFilter.BoxBlur(0.6))
 
 
 def face_jpegs(seed: int, indices: range) -> list[tuple[bytes, dict[str, bool]]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 # Of the moving averages, which validation during a training uses, and the attribute classifier;
 # those of a trained VAE are computed again (`facevae.training.statistics`). Keras' default of 0.99
-# averages over several hundred steps, which is all that the built-in training has; at 0.9 the
+# averages over several hundred steps, which is most of the built-in training; at 0.9 the
 # average covers few batches and is noisy.
 MOMENTUM = 0.97
 
