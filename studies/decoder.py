@@ -16,7 +16,7 @@ from studies.harness import Results, Settings, Study, Title, Work, dvc_command, 
 from studies.measurements import made_by, reconstruction_metrics, reference
 
 EPOCHS = 3
-SHOWN = 6  # samples of each candidate
+SHOWN = 4  # samples of each candidate
 PICTURE = "decoder_samples.png"
 
 POST: Settings = {
@@ -37,10 +37,14 @@ CANDIDATES: dict[Title, Settings] = {
     THE_POST: POST,
     ("resize in all layers",): {**POST, "decoder.resize_layers": 4},
     RESIZED: RESIZE,
+    ("resize in the three outermost",): {**POST, "decoder.resize_layers": 3},
     ("resize in the outermost",): {**POST, "decoder.resize_layers": 1},
     ("kernel 4 in the Decoder's two outermost",): {**POST, "decoder.kernel_sizes": [4, 4, 3, 3]},
     ("kernel 4 in the Decoder",): {**POST, "decoder.kernel_sizes": [4, 4, 4, 4]},
     ("kernel 4 in both networks",): {**POST, "encoder.kernel_sizes": [4, 4, 4, 4]},
+    ("resize in three, batch 16",): {
+        **POST, "decoder.resize_layers": 3, "train.batch_size": 16,
+    },
     ("resize in two, batch 16",): {**RESIZE, "train.batch_size": 16},
     ("resize in two, batch 16, rate 0.0005",): {
         **RESIZE, "train.batch_size": 16, "train.learning_rate": 0.0005,
@@ -144,7 +148,7 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
         return
     from facevae.plotting.grids import save_grid
 
-    save_grid(np.concatenate([np.load(file) for file in files]), SHOWN, reports / PICTURE)
+    save_grid(np.concatenate([np.load(file)[:SHOWN] for file in files]), SHOWN, reports / PICTURE)
 
 
 STUDY = Study(
