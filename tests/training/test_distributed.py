@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import PROJECT, free_ports, small_vae, train_settings, write_params
+from helpers import PROJECT, free_ports, run_stage, small_vae, train_settings, write_params
 
 import facevae.training.devices
 from facevae.common.errors import StoppedError, UserError
@@ -116,7 +116,7 @@ def _run(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
 
 
@@ -176,8 +176,8 @@ def test_distributed_is_the_same_training_with_other_settings(
 
 @pytest.mark.parametrize(
     ("first", "then", "last_step"),
-    [({"devices": 2}, {}, 3), ({}, {"devices": 4}, 9)],
-    ids=["two, then one", "one, then four"],
+    [({"devices": 2}, {}, 3), ({}, {"devices": 2}, 9)],
+    ids=["two, then one", "one, then two"],
 )
 def test_distributed_resume_on_another_number_of_devices_is_the_same_training(
     shards: Path,
@@ -265,7 +265,7 @@ def test_distributed_machines_that_differ_in_one_key_say_so_and_train_nothing(
         f"libraries, and start all again"
     )
     for process in processes:
-        message = process.communicate(timeout=60)[1]
+        message = process.communicate(timeout=180)[1]
         assert process.returncode == 2, message
         *waiting, last = message.splitlines()
         assert last == sentence
@@ -274,7 +274,7 @@ def test_distributed_machines_that_differ_in_one_key_say_so_and_train_nothing(
 
 
 def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
-    shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one machine completes a training that two have begun."""
     training = {"batch_size": 8, "epochs": 15, "learning_rate": 1e-4}
@@ -314,16 +314,17 @@ def test_distributed_resumes_after_a_worker_has_died_and_one_was_told_to_stop(
         time.sleep(0.02)
     processes[1].terminate()
     for index, process in enumerate(processes):
-        status, message = end(process, 20)
+        status, message = end(process, 60)
         assert status == 128 + signal.SIGTERM, message
         assert re.search(r"^stopped in epoch .+ goes on from there$", message, re.MULTILINE)
         assert "Traceback" not in message
         assert ("images/s" in message) == (index == 0), "the chief alone shows a bar"
     assert epochs() < 15
 
+    monkeypatch.chdir(tmp_path)
     for folder in ("two", "one"):
-        status, message = end(_stage(tmp_path, shards, folder, {}), 120)
-        assert status == 0, message
+        options = ["--model", f"{folder}/m.keras", "--history", f"{folder}/history.csv"]
+        assert run_stage("train", "--shards", shards, "--variant", "inter_dense", *options) == 0
     found, expected = (
         np.loadtxt(tmp_path / name / "history.csv", delimiter=",", skiprows=1)
         for name in ("two", "one")

@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from helpers import make_vae, settings, train_settings
-from study import Study
+from helpers import make_vae, run_stage, settings, train_settings
+from study import finished_study
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.locks import try_lock
@@ -232,13 +232,22 @@ def test_resume_state_has_one_user(tmp_path: Path) -> None:
         assert len(told) == 1
 
 
-def _share(folder: Path, name: str, seconds: float) -> None:
+def _share(folder: Path, name: str) -> None:
+    """The first one works until both others wait; each of these holds the state for a while."""
     told: list[str] = []
-    with Checkpoint(folder / "one", on_wait=told.append) as checkpoint:
+
+    def wait(sentence: str) -> None:
+        told.append(sentence)
+        (folder / f"{name} waits").touch()
+
+    with Checkpoint(folder / "one", on_wait=wait) as checkpoint:
         found = checkpoint.read() or {"by": np.array(name), "users": np.zeros(0, str)}
         found["users"] = np.append(found["users"], name)
         checkpoint.write(found)
-        time.sleep(seconds)
+        deadline = time.monotonic() + (60 if name == "first" else 0)
+        while len(list(folder.glob("* waits"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.7)
         checkpoint.remove()
         (folder / name).write_text(f"{found['by']} {len(found['users'])} {len(told)}")
 
@@ -246,8 +255,8 @@ def _share(folder: Path, name: str, seconds: float) -> None:
 def test_resume_state_is_shared_by_those_who_wait(tmp_path: Path) -> None:
     """Three processes at the same training, as queued experiments are: one works, two take it."""
     processes = [
-        _PROCESSES.Process(target=_share, args=(tmp_path, name, seconds))
-        for name, seconds in (("first", 2.5), ("second", 0.7), ("third", 0.7))
+        _PROCESSES.Process(target=_share, args=(tmp_path, name))
+        for name in ("first", "second", "third")
     ]
     processes[0].start()
     _wait_for((tmp_path / "one" / "checkpoint.npz").exists, processes[0])
@@ -490,13 +499,14 @@ def test_resume_after_a_stop_while_the_model_is_saved(
         assert f"sync {name}" in order.names[:deleted], order.names
 
 
-def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
+def test_resume_through_dvc(
+    project: Path, tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run is killed with all its processes, resumed, stopped by SIGTERM, and completed."""
-    study = Study.new(tmp_path / "study", project)
+    study = finished_study(tmp_path, shared_folder, project)
     params = yaml.safe_load((study.folder / "params.yaml").read_text(encoding="utf-8"))
     params["train"]["epochs"] = 10
     (study.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    study.dvc("repro", "prepare")
     history = study.folder / "reports" / "direct" / "history.csv"
     states = study.folder / ".facevae" / "checkpoints"
 
@@ -530,17 +540,16 @@ def test_resume_through_dvc(project: Path, tmp_path: Path) -> None:
     wait_for(reached, ended)
     (owner,) = states.glob("direct-*/owner.txt")
     os.kill(int(owner.read_text().split()[1]), signal.SIGTERM)
-    output = ended.communicate(timeout=20)[0]
+    output = ended.communicate(timeout=60)[0]
     assert ended.returncode != 0
     assert re.search(r"stopped in epoch \d+, after step \d+ of 10; the same command again", output)
 
     study.dvc("exp", "run", "train@direct")
     assert not list(states.iterdir())
     again = tmp_path / "direct.keras"
-    subprocess.run(
-        [sys.executable, "stages/train.py", "--shards", "data/tfrecords", "--variant", "direct",
-         "--model", str(again), "--history", f"{tmp_path}/history.csv"],
-        cwd=study.folder, check=True,
-    )  # fmt: skip
+    monkeypatch.chdir(study.folder)
+    keras.utils.clear_session()  # as in `_train`
+    options = ["--variant", "direct", "--model", again, "--history", tmp_path / "history.csv"]
+    assert run_stage("train", "--shards", "data/tfrecords", *options) == 0
     assert again.read_bytes() == (study.folder / "models" / "direct.keras").read_bytes()
     assert (tmp_path / "history.csv").read_bytes() == history.read_bytes()
