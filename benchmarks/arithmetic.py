@@ -4,6 +4,8 @@ import math
 
 import keras
 
+from facevae.model.layers import ResizeConv2D
+
 
 def forward_flop(layer: keras.Layer) -> int:
     """Multiplications and additions with a layer's kernel, for one image; 0 without a kernel.
@@ -15,6 +17,9 @@ def forward_flop(layer: keras.Layer) -> int:
     """
     if not hasattr(layer, "kernel"):
         return 0
+    kernel = list(layer.kernel.shape)
+    if isinstance(layer, ResizeConv2D):  # the kernel that it computes from its own
+        kernel[:2] = [side + layer.strides[0] - 1 for side in kernel[:2]]
     if isinstance(layer, keras.layers.Conv2DTranspose):
         positions = math.prod(layer.input.shape[1:3])
     elif isinstance(layer, keras.layers.Conv2D):
@@ -23,7 +28,7 @@ def forward_flop(layer: keras.Layer) -> int:
         positions = 1
     else:
         raise TypeError(f"{layer.name}: no rule for {type(layer).__name__}")
-    return 2 * positions * math.prod(layer.kernel.shape)
+    return 2 * positions * math.prod(kernel)
 
 
 def step_flop(encoder: keras.Model, decoder: keras.Model) -> int:

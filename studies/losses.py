@@ -38,7 +38,7 @@ LOSSES: dict[str, Settings] = {
 }
 PYTHAE_RATE = 1e-4  # its default, constant
 PYTHAE = (f"pythae's VAE at its rate of {PYTHAE_RATE:g}", "normal")
-FLOOR = ("fresh real images", "the train split")
+FLOOR = ("fresh real images", "the test split")
 
 DEFAULT = "sigma learned"
 # As published they draw from N(0, I).
@@ -52,7 +52,7 @@ CANDIDATES: dict[Title, Settings] = {
     },
     # No parameters: what they stand for is not trained by the train stage.
     PYTHAE: {"peer": "pythae"},
-    FLOOR: {"peer": "train split"},
+    FLOOR: {"peer": "test split"},
 }
 
 
@@ -81,12 +81,17 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     load_tensorflow()
     from facevae.plotting.grids import save_grid
     from facevae.shards.batches import Shards, load_images
+    from facevae.shards.subsets import random_subset
 
     enable_determinism(0)
     held_out, network = reference(work.shards, work.attributes)
     if title == FLOOR:
-        train_images = load_images(Shards(work.shards), "train", len(held_out))
-        return sample_metrics(train_images, held_out, network)
+        fresh = load_images(Shards(work.shards), "test")
+        count = min(len(fresh), len(held_out))
+        fresh, held_out = (
+            images[random_subset(len(images), count)] for images in (fresh, held_out)
+        )
+        return sample_metrics(fresh, held_out, network)
     if title == PYTHAE:
         made = made_by_pythae(
             work, held_out, work.settings[PYTHAE], seed,

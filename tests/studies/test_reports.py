@@ -148,7 +148,7 @@ def test_metric_report_has_means_and_the_best_in_bold(rivals, tmp_path: Path) ->
         "| **0.70** | **0.500** | 2 |"
     ) in text
     # The floor is no candidate: nothing of it is the best.
-    assert f"| {FLOOR[0]} | the train split |  |  | 30 | 1.00 | 0.60 | 1.00 | 1.100 | 1 |" in text
+    assert f"| {FLOOR[0]} | the test split |  |  | 30 | 1.00 | 0.60 | 1.00 | 1.100 | 1 |" in text
     titles = " | ".join(column.title for column in COLUMNS)
     assert f"| loss | samples from | {titles} | seeds |" in text
 
