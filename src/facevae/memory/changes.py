@@ -26,9 +26,9 @@ class Change:
 
 
 # The first two cost no held-out loss in any seed of `make study-memory-options`; the order of the
-# others is a judgement, because their losses are of one seed each. bfloat16 comes last, because only
-# some cards support it. With the learning rates given here the tests' small images are learnt. Of
-# the values of one parameter, the first that is enough is suggested.
+# others is a judgement, because their losses are of one seed each. bfloat16 comes last: only some
+# cards support it. With the learning rates given here the tests' small images are learnt. Of the
+# values of one parameter, the first that is enough is suggested.
 CHANGES_CHEAPEST_FIRST = (
     Change(
         {
