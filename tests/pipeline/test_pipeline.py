@@ -73,7 +73,8 @@ def test_pipeline_outputs_have_their_names(study: Study) -> None:
     encoder = json.loads((study.folder / "metrics" / "inter_dense.json").read_text())["encoder"]
     assert f"{encoder['params']:,}" in report
     rows = (study.folder / "reports" / "comparison.csv").read_text().splitlines()
-    assert rows[0] == "key,quantity,direct,inter_dense,difference"
+    columns = "key,quantity,direct,inter_dense,difference,direct_spread,inter_dense_spread"
+    assert rows[0] == columns
     assert f"{encoder['params']:,}" in (study.folder / "reports" / "index.html").read_text()
 
 
