@@ -1,6 +1,7 @@
 """Preparing images on a real Dask cluster on this machine."""
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -244,5 +245,6 @@ def test_dask_scheduler_that_dies_is_a_sentence(
             progress=lambda done, total: process.kill(),
             executors=lambda: dask_executor(address),
         )
-    assert not caplog.records
+    # What a user would see: Dask says at a lower level, or not, that the connection has ended.
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not (tmp_path / "shards").exists()
