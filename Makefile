@@ -34,7 +34,7 @@ check: repository $(BIN)/.installed ## check params.yaml without running anythin
 fits: $(BIN)/.installed ## estimate which batch sizes fit on a card of VRAM=4GiB; BATCH=256: how to make this one fit
 	@$(BIN)/python -m facevae.memory.cli "$(VRAM)" $(if $(BATCH),--batch-size "$(BATCH)")
 
-test: $(BIN)/.installed-dev ## run all tests (5 minutes)
+test: $(BIN)/.installed-dev ## run all tests (7 minutes)
 	$(PYTEST)
 
 test-fast: $(BIN)/.installed-dev ## run the tests without pipeline runs and long trainings (2 minutes)
