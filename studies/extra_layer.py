@@ -15,9 +15,9 @@ the two are "equivalent". The cost with its 95 % interval is given in any case.
 Learning rates: for each network the best of three on the validation split, in a pilot of its own
 (`studies.extra_layer_pilot`).
 
-Parts, each training with 13,472 images an epoch in batches of 32:
+Parts, each training with 13,472 images an epoch in batches of 16:
 
-    main      without the layer, and with 256 units: eight seeds, 12 epochs (161,664 images, 5,052
+    main      without the layer, and with 256 units: eight seeds, 12 epochs (161,664 images, 10,104
               steps). Eight, whatever is seen on the way.
     control   512 units, three seeds: they contain every Encoder without the layer, so what they
               lose is lost by optimisation and not by capacity. No layer with latent size 175, three
