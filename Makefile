@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-memory bench-quality study-layer-size study-extra-layer study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces check-pictures clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-profile bench-memory bench-quality study-layer-size study-extra-layer study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces check-pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -75,6 +75,9 @@ bench-start: $(BIN)/.installed ## measure how long stages take to start (4 minut
 
 bench-rewrites: $(BIN)/.installed ## measure what each rewrite of Keras' layers gains training (10 minutes)
 	$(BIN)/python -m benchmarks.custom_layers
+
+bench-profile: $(BIN)/.installed ## measure where the time of a training step goes, by operation (3 minutes)
+	$(BIN)/python -m benchmarks.step_profile
 
 bench-memory: $(BIN)/.installed ## measure the memory of training steps beside the estimated one (6 minutes)
 	$(BIN)/python -m benchmarks.memory_model
