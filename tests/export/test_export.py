@@ -132,7 +132,7 @@ def test_export_without_its_package_says_what_installs_it(
     ],
 )
 def test_a_card_tells_the_terms_of_the_images(
-    changes: dict[str, str], terms: str, limit: str, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], terms: str, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(PROJECT)
     data, metrics = data_settings(**changes), example_metrics(1234, 20.25, 500.0, None)
