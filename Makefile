@@ -109,7 +109,7 @@ gpu: $(BIN)/.installed ## install the CUDA libraries that TensorFlow needs on an
 faces: $(BIN)/.installed ## install what evaluate.faces needs (136 MiB)
 	sh tools/pip.sh .venv -r requirements-faces.txt
 
-export: $(BIN)/.installed-export ## write Encoder and Decoder as ONNX files, and a model card, into models/ (installs 9 MiB)
+export: $(BIN)/.installed-export ## write Encoder and Decoder as ONNX files, and a model card, into models/ (fetches 9 MB)
 	@sh stages/python.sh stages/export.py
 
 notebook: $(BIN)/.installed-dev ## run docs/explore.ipynb on a finished make repro, into reports/explore.ipynb (1 minute)
