@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-profile bench-memory bench-quality study-layer-size study-extra-layer study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces check-pictures clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-profile bench-memory bench-quality study-layer-size study-extra-layer study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces faces export notebook check-pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -116,6 +116,12 @@ gpu: $(BIN)/.installed ## install the CUDA libraries that TensorFlow needs on an
 faces: $(BIN)/.installed ## install what evaluate.faces needs (136 MiB)
 	sh tools/pip.sh .venv -r requirements-faces.txt
 
+export: $(BIN)/.installed-export ## write Encoder and Decoder as ONNX files, and a model card, into models/ (fetches 9 MB)
+	@sh stages/python.sh stages/export.py
+
+notebook: $(BIN)/.installed-dev ## run docs/explore.ipynb on a finished make repro, into reports/explore.ipynb (1 minute)
+	@$(BIN)/python docs/run_notebook.py
+
 clean: ## delete the environments, but not data, models and DVC's cache
 	rm -rf .venv .venv-peers
 
@@ -139,7 +145,11 @@ endif
 	@$(BIN)/python $(FINDS) || { echo "pip has installed elsewhere than into .venv: '$(BIN)/pip config list' shows where" >&2; exit 2; }
 	@touch $@
 
-$(BIN)/.installed-dev: requirements-dev.txt requirements-faces.txt $(BIN)/.installed
+$(BIN)/.installed-export: requirements-export.txt $(BIN)/.installed
+	sh tools/pip.sh .venv -r requirements-export.txt
+	@touch $@
+
+$(BIN)/.installed-dev: requirements-dev.txt requirements-faces.txt requirements-export.txt $(BIN)/.installed
 	sh tools/pip.sh .venv -r requirements-dev.txt
 	@touch $@
 

@@ -33,7 +33,7 @@ _FIRST = (
     "test_networks",
 )  # fmt: skip
 # They wait for the run that test_pipeline begins.
-_LATER = ("test_use", "test_sharing")
+_LATER = ("test_use", "test_sharing", "test_notebook", "test_export")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
