@@ -385,7 +385,7 @@ def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: 
     np.testing.assert_array_equal(bias_gradients[1], np.zeros(5))
 
 
-@pytest.mark.parametrize(("side", "stride"), [(3, 2), (5, 2), (3, 4), (3, 1)])
+@pytest.mark.parametrize(("side", "stride"), [(3, 2), (5, 2), (3, 4), (3, 1), (4, 2)])
 def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: int) -> None:
     """The outputs, and the gradients of the inputs and the kernel, are those of two layers."""
     inputs = tf.random.stateless_normal((2, 6, 5, 4), seed=(1, 2))
@@ -393,12 +393,14 @@ def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: i
     ours = ResizeConv2D(3, side, stride, padding="same", bias_initializer="normal")
     ours.build(inputs.shape)
     enlarge = keras.layers.UpSampling2D(stride, interpolation="nearest")
-    convolve = keras.layers.Conv2D(3, side, padding="same")
+    first = side // 2  # pixels in front of the first
+    pad = keras.layers.ZeroPadding2D(((first, side - 1 - first),) * 2)
+    convolve = keras.layers.Conv2D(3, side)
     convolve.build((2, 6 * stride, 5 * stride, 4))
     kernel, bias = ours.get_weights()
     convolve.set_weights([kernel.transpose(0, 1, 3, 2), bias])
     results = []
-    for layer, call in ((ours, ours), (convolve, lambda x: convolve(enlarge(x)))):
+    for layer, call in ((ours, ours), (convolve, lambda x: convolve(pad(enlarge(x))))):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = call(inputs)

@@ -23,7 +23,6 @@ from PIL import Image
 from facevae.common.requests import check_face_packages
 from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inputs import (
-    SEED,
     Inputs,
     RealSets,
     ReconstructedBatch,
@@ -31,6 +30,7 @@ from facevae.evaluation.inputs import (
     SplitMetrics,
 )
 from facevae.shards.blocks import Images, one_by_one
+from facevae.shards.subsets import random_subset
 
 DESCRIPTOR = 128  # numbers in a descriptor
 SAME_PERSON = 0.6  # distance of descriptors below which two faces are taken for one person's
@@ -164,8 +164,7 @@ class ReconstructedFaces(SplitMetrics):
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
         count = inputs.shards.counts["test"]
-        drawn = np.random.default_rng(SEED).permutation(count)[:MOST]
-        self._drawn = np.isin(np.arange(count), drawn)
+        self._drawn = np.isin(np.arange(count), random_subset(count, MOST))
         self._seen = 0
         self._distances: list[np.ndarray] = []
 

@@ -94,6 +94,9 @@ class ZeroBiasGradConv2DTranspose(keras.layers.Conv2DTranspose):
 class ResizeConv2D(keras.layers.Conv2DTranspose):
     """Repeats each pixel `stride` times a side, then convolves; square, with padding "same".
 
+    Where the padding of a kernel with an even side cannot be the same on both edges, the first one
+    has a pixel more; with Keras' Conv2D it is the last one.
+
     Resize-convolution (Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard Artifacts",
     Distill, https://doi.org/10.23915/distill.00003): unlike a transposed convolution whose kernel
     is no multiple of the stride, it gives all output pixels the same number of summands, so that
