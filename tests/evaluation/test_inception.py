@@ -6,11 +6,10 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import data_settings, make_vae
+from helpers import make_vae, write_shards
 from PIL import Image
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import prepare
 from facevae.evaluation import inputs as inputs_module
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.feature_metrics import frechet_distance
@@ -47,7 +46,7 @@ def test_inception_features_and_fid(
 ) -> None:
     path, network = public
     limit = {"train": 2, "validation": 2, "test": 2}
-    prepare(data_settings(source, image_size=8, limit=limit), tmp_path)
+    write_shards(source, tmp_path, image_size=8, limit=limit)
     vae = make_vae(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     shards = Shards(tmp_path)
     real, fresh = (load_images(shards, split) for split in ("test", "validation"))

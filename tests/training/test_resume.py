@@ -48,7 +48,7 @@ def _train(
     keras.utils.clear_session()  # layer names, which are saved with a model, count up in a process
     enable_determinism(1)
     vae = make_vae(
-        image_size=16, filters=[8, 8], kernel_sizes=[3, 3], strides=[4, 2], latent_size=4,
+        image_size=16, filters=[8], kernel_sizes=[3], strides=[4], latent_size=4,
         inter_dense=8, kl_weight=0.1, kl_warmup_epochs=3, dropout=0.1, precision=precision,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
