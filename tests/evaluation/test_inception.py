@@ -10,6 +10,7 @@ from helpers import make_vae, write_shards
 from PIL import Image
 
 from facevae.common.errors import UserError
+from facevae.evaluation import feature_metrics
 from facevae.evaluation import inputs as inputs_module
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.feature_metrics import frechet_distance
@@ -68,6 +69,8 @@ def test_inception_features_and_fid(
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4)
 
     monkeypatch.setattr(inputs_module, "DRAWS", 2)
+    # To build it takes seconds: the one that was loaded from this path serves again.
+    monkeypatch.setattr(feature_metrics, "load_inception", {path: inception}.__getitem__)
     got = evaluate(vae, shards, batch_size=2, inception_weights=path)
 
     def fid(images: np.ndarray) -> float:
