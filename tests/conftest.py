@@ -14,10 +14,9 @@ from typing import Any
 
 import hypothesis
 import pytest
-from helpers import PROJECT, data_settings, run_stage, write_params
+from helpers import PROJECT, run_stage, write_params, write_shards
 
 from facevae.common.parameters import Parameters, load_parameters
-from facevae.data.preparation import prepare
 from facevae.data.synthetic import synthesize
 
 # The same examples every time, on any machine, and nothing kept between runs.
@@ -70,7 +69,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as 16x16 images, 20 to a shard."""
     folder = tmp_path_factory.mktemp("prepared") / "shards"
-    prepare(data_settings(source), folder)
+    write_shards(source, folder)
     return folder
 
 

@@ -6,6 +6,7 @@ import runpy
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import yaml
 
 from facevae.common.parameters import Data, Limit, Parameters, Train, load_parameters
+from facevae.data.preparation import prepare
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -93,6 +95,12 @@ def data_settings(
     small = {"resize": "box", "image_size": 16, "images_per_shard": 20}
     limits = {**content["limit"], **(limit or {})}
     return Data(**{**content, **small, **changes, "source": str(source), "limit": Limit(**limits)})
+
+
+def write_shards(source: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Prepare with `data_settings`, in this process: workers would take longer to start."""
+    settings = data_settings(source, **changes)
+    return prepare(settings, folder, executors=lambda: ThreadPoolExecutor(1))
 
 
 def make_vae(**changes: Any):

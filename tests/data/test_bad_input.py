@@ -9,30 +9,21 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from helpers import data_settings, write_params
+from helpers import data_settings, write_params, write_shards
 from PIL import Image, ImageOps
 
 from facevae.common.errors import UserError
 from facevae.data.images import ImageReader, list_images
-from facevae.data.preparation import prepare, square_image
+from facevae.data.preparation import square_image
 from facevae.shards.batches import Shards, load_images
 
 ARCHIVE, PARTITION = "img_align_celeba.zip", "list_eval_partition.txt"
 ATTRIBUTES = "list_attr_celeba.txt"
-
-
-def _in_this_process() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1)
-
-
-def _prepare(source: Path, target: Path, **options):
-    return prepare(data_settings(source, **options), target, executors=_in_this_process)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +60,7 @@ def _refusal(source: Path, tmp_path: Path, **options) -> str:
     target.mkdir(exist_ok=True)
     (target / "manifest.json").write_text("the last good ones")
     with pytest.raises(UserError) as raised:
-        _prepare(source, target, **options)
+        write_shards(source, target, **options)
     assert [path.name for path in target.iterdir()] == ["manifest.json"]
     assert (target / "manifest.json").read_text() == "the last good ones"
     assert not list(tmp_path.glob(".*.tmp-*"))
@@ -265,7 +256,7 @@ def test_images_at_another_depth_of_the_archive_are_found(
 ) -> None:
     files = {f"{depth}{name}": content for name, content in jpegs.items()}
     _zip(copy / ARCHIVE, {**files, "__MACOSX/._000001.jpg": b"a Mac's", "readme.txt": b"hello"})
-    _prepare(copy, tmp_path / "shards")
+    write_shards(copy, tmp_path / "shards")
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
 
@@ -281,7 +272,7 @@ def test_archives_of_other_writers_are_read(
                 member.write(content)
     whole = (copy / ARCHIVE).read_bytes()
     (copy / ARCHIVE).write_bytes(b"#!/bin/self-extracting\n" + whole)
-    _prepare(copy, tmp_path / "shards")
+    write_shards(copy, tmp_path / "shards")
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
 
@@ -297,7 +288,7 @@ def test_more_members_than_a_short_directory_counts(tmp_path: Path) -> None:
     (folder / PARTITION).write_text(
         "".join(f"{number:06d}.jpg {min(number, 2)}\n" for number in range(70_000))
     )
-    manifest = _prepare(folder, tmp_path / "shards", crop="none", limit={"test": 1})
+    manifest = write_shards(folder, tmp_path / "shards", crop="none", limit={"test": 1})
     assert manifest["skipped"]["beyond_limit"] == {"train": 0, "validation": 0, "test": 69_997}
 
 
@@ -421,7 +412,7 @@ def test_odd_exif_is_prepared_with_the_other_images(
     odd = _exif(_ORIENTATION_6, (0x011A, 2, 4, b"72\0\0"))
     jpegs = {**jpegs, "000002.jpg": _file(Image.new("RGB", (218, 178)), exif=odd)}
     _zip(copy / ARCHIVE, {f"img_align_celeba/{name}": file for name, file in jpegs.items()})
-    assert _prepare(copy, tmp_path / "shards")["splits"]["train"]["images"] == 48
+    assert write_shards(copy, tmp_path / "shards")["splits"]["train"]["images"] == 48
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -533,7 +524,7 @@ def test_bad_input_is_skipped_when_asked_for(
     told = _refusal(copy, tmp_path, on_bad_image="skip", max_bad_share=0.03)
     assert "2 of 60 images cannot be used, more than data.max_bad_share 0.03" in told
     target = tmp_path / "kept"
-    manifest = _prepare(copy, target, on_bad_image="skip", max_bad_share=0.04)
+    manifest = write_shards(copy, target, on_bad_image="skip", max_bad_share=0.04)
     assert manifest["skipped"]["bad"] == {
         "000003.jpg": "is empty", "000004.jpg": "is not a JPEG or PNG image",
     }  # fmt: skip
@@ -616,7 +607,7 @@ def test_bad_input_split_without_images(copy: Path, tmp_path: Path) -> None:
 def test_partition_with_crlf_is_read(copy: Path, shards: Path, tmp_path: Path) -> None:
     text = (copy / PARTITION).read_bytes()
     (copy / PARTITION).write_bytes(text.replace(b"\n", b"\r\n"))
-    _prepare(copy, tmp_path / "shards")
+    write_shards(copy, tmp_path / "shards")
     manifest = "manifest.json"
     assert (tmp_path / "shards" / manifest).read_bytes() == (shards / manifest).read_bytes()
 

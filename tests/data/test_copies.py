@@ -11,32 +11,25 @@ import sys
 import unicodedata
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import data_settings
+from helpers import write_shards
 from PIL import Image
 
 from facevae.common.errors import UserError
 from facevae.data.celeba import find_copy, read_attributes, read_partition
 from facevae.data.lists import match
-from facevae.data.preparation import prepare
 
 ARCHIVE, FOLDER = "img_align_celeba.zip", "img_align_celeba"
 PARTITION, ATTRIBUTES = "list_eval_partition", "list_attr_celeba"
 
 
-def _prepare(source: Path, target: Path, **options):
-    settings = data_settings(source, **options)
-    return prepare(settings, target, executors=lambda: ThreadPoolExecutor(1))
-
-
 def _refusal(source: Path, tmp_path: Path, **options) -> str:
     with pytest.raises(UserError) as raised:
-        _prepare(source, tmp_path / "refused", **options)
+        write_shards(source, tmp_path / "refused", **options)
     assert not (tmp_path / "refused").exists()
     return str(raised.value)
 
@@ -259,7 +252,7 @@ def test_copies_in_every_shape_give_the_same_bytes(
     parts: Parts, shards: Path, tmp_path: Path, shape: Callable[[Parts], None]
 ) -> None:
     shape(parts)
-    _prepare(parts.folder, tmp_path / "shards")
+    write_shards(parts.folder, tmp_path / "shards")
     assert sorted(each.name for each in (tmp_path / "shards").iterdir()) == sorted(
         each.name for each in shards.iterdir()
     )
@@ -281,7 +274,7 @@ def test_copies_in_png_have_the_pixels_and_labels_of_the_lists(
 ) -> None:
     """The names in the shards are those of the files, and everything else is the same."""
     _png_copies(parts, place)
-    _prepare(parts.folder, tmp_path / "shards")
+    write_shards(parts.folder, tmp_path / "shards")
     for path in shards.iterdir():
         content = (tmp_path / "shards" / path.name).read_bytes()
         if path.suffix == ".tfrecord":
@@ -307,7 +300,7 @@ def test_copies_in_upper_case_are_read(
     parts: Parts, shards: Path, tmp_path: Path, shape: Callable[[Parts], None]
 ) -> None:
     shape(parts)
-    manifest = _prepare(parts.folder, tmp_path / "shards")
+    manifest = write_shards(parts.folder, tmp_path / "shards")
     assert manifest["skipped"]["bad"] == {}
     for split in ("train", "validation", "test"):
         labels = f"{split}-attributes.npy"
@@ -320,7 +313,7 @@ def test_copies_that_mac_wrote_accents_of_match_their_lists(parts: Parts, tmp_pa
         parts.write(f"{FOLDER}/{unicodedata.normalize('NFD', name)}", content)
     lines = [f"{name} {min(number, 2)}" for number, name in enumerate(accents)]
     parts.write(f"{PARTITION}.txt", "\n".join(lines).encode())
-    manifest = _prepare(parts.folder, tmp_path / "shards")
+    manifest = write_shards(parts.folder, tmp_path / "shards")
     assert manifest["splits"]["test"]["images"] == 58
 
 
@@ -346,7 +339,9 @@ def test_copies_that_are_a_part_need_one_step(
     assert "40 of 60 images cannot be used" in told
     assert "000001.jpg: is in list_eval_partition.txt, but there is no image" in told
     assert "data.on_bad_image: skip" in told
-    manifest = _prepare(parts.folder, tmp_path / "shards", on_bad_image="skip", max_bad_share=0.0)
+    manifest = write_shards(
+        parts.folder, tmp_path / "shards", on_bad_image="skip", max_bad_share=0.0
+    )
     counts = [entry["images"] for entry in manifest["splits"].values()]
     assert counts == [8, 6, 6]
     assert manifest["skipped"] == {
@@ -361,7 +356,7 @@ def test_copies_that_are_a_part_have_the_first_images_by_name_that_are_there(
 ) -> None:
     _subset(parts, range(31, 61))
     limit = {"train": 5, "validation": 2, "test": 6}
-    manifest = _prepare(parts.folder, tmp_path / "shards", limit=limit)
+    manifest = write_shards(parts.folder, tmp_path / "shards", limit=limit)
     assert [entry["images"] for entry in manifest["splits"].values()] == [5, 2, 6]
     assert manifest["skipped"]["beyond_limit"] == {"train": 13, "validation": 4, "test": 0}
     shard = (tmp_path / "shards" / "train-00000-of-00001.tfrecord").read_bytes()
@@ -376,7 +371,9 @@ def test_copies_whose_limit_is_more_than_is_there_need_one_step(
 ) -> None:
     _subset(parts, range(31, 61))
     assert "30 of 60 images cannot be used" in _refusal(parts.folder, tmp_path, limit={"train": 19})
-    skipping = _prepare(parts.folder, tmp_path / "shards", limit={"train": 19}, on_bad_image="skip")
+    skipping = write_shards(
+        parts.folder, tmp_path / "shards", limit={"train": 19}, on_bad_image="skip"
+    )
     assert skipping["splits"]["train"]["images"] == 18
 
 
@@ -569,7 +566,9 @@ def test_copies_whose_images_are_pipes_and_devices_name_them(parts: Parts, tmp_p
         os.chdir(folder)  # the path of a socket may have no more than 107 bytes
         listener.bind("000005.jpg")
         os.chdir(here)
-    manifest = _prepare(parts.folder, tmp_path / "shards", on_bad_image="skip", max_bad_share=0.1)
+    manifest = write_shards(
+        parts.folder, tmp_path / "shards", on_bad_image="skip", max_bad_share=0.1
+    )
     assert manifest["skipped"]["bad"] == {
         "000001.jpg": "cannot be read (Not a regular file)",
         "000002.jpg": "cannot be read (Not a regular file)",

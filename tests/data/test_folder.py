@@ -5,17 +5,16 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_settings
+from helpers import data_settings, write_shards
 from PIL import Image
 
 from facevae.common.errors import UserError
 from facevae.data.folder import list_pictures, split_of
-from facevae.data.preparation import prepare, square_image
+from facevae.data.preparation import square_image
 
 SPLITS = ("train", "validation", "test")
 ATTRIBUTES = "list_attr_celeba.txt"
@@ -46,8 +45,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def _prepare(source: Path, target: Path, **options) -> dict:
-    settings = data_settings(source, layout="folder", **options)
-    return prepare(settings, target, executors=lambda: ThreadPoolExecutor(1))
+    return write_shards(source, target, layout="folder", **options)
 
 
 def _refusal(source: Path, target: Path, **options) -> str:

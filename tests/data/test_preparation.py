@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import data_settings
+from helpers import data_settings, write_shards
 from PIL import Image
 
 from facevae.data.celeba import read_attributes, read_partition, unpack_labels
@@ -99,7 +99,7 @@ def test_an_unpacked_folder_gives_the_same_bytes(
         archive.extractall(unpacked)
     for name in ("list_eval_partition.txt", "list_attr_celeba.txt"):
         (unpacked / name).write_bytes((source / name).read_bytes())
-    prepare(data_settings(unpacked), tmp_path / "shards")
+    write_shards(unpacked, tmp_path / "shards")
     for path in shards.iterdir():
         assert (tmp_path / "shards" / path.name).read_bytes() == path.read_bytes()
 
@@ -185,7 +185,7 @@ def test_without_an_attribute_file_the_shards_are_the_same_and_have_no_labels(
     bare.mkdir()
     for name in ("img_align_celeba.zip", "list_eval_partition.txt"):
         (bare / name).write_bytes((source / name).read_bytes())
-    prepare(data_settings(bare), tmp_path / "shards")
+    write_shards(bare, tmp_path / "shards")
     read = Shards(tmp_path / "shards")
     assert read.attributes == ()
     assert read.labels("test").shape == (6, 0)
@@ -228,7 +228,7 @@ def _with_unknown_labels(source: Path, folder: Path) -> Path:
 
 def test_labels_of_zero_are_unknown(source: Path, shards: Path, tmp_path: Path) -> None:
     """In the file, beside the shards, and in batches, which leave out images without a label."""
-    prepare(data_settings(_with_unknown_labels(source, tmp_path / "celeba")), tmp_path / "shards")
+    write_shards(_with_unknown_labels(source, tmp_path / "celeba"), tmp_path / "shards")
     read, known = Shards(tmp_path / "shards"), Shards(shards)
     expected = {split: known.labels(split) for split in ("train", "validation", "test")}
     expected["train"][1] = expected["test"][-1] = expected["train"][4, 0] = 0
@@ -254,7 +254,7 @@ def test_labels_that_are_all_known_are_kept_as_they_were(shards: Path) -> None:
 
 def test_limit_takes_the_first_by_name(source: Path, tmp_path: Path) -> None:
     limit = {"train": 5, "validation": 100, "test": 1}
-    manifest = prepare(data_settings(source, limit=limit), tmp_path / "shards")
+    manifest = write_shards(source, tmp_path / "shards", limit=limit)
     counts = {split: entry["images"] for split, entry in manifest["splits"].items()}
     assert counts == {"train": 5, "validation": 6, "test": 1}
     beyond = {"train": 43, "validation": 0, "test": 5}

@@ -3,6 +3,8 @@
 And the pictures of README and docs, which come from a run.
 """
 
+import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -98,10 +100,25 @@ def test_own_copy_of_the_images_trains_nothing(theirs: Study, tmp_path: Path) ->
     assert ran(theirs.dvc("repro", "train")) == {"prepare"}
 
 
-def test_an_experiment_is_pushed_pulled_and_shown(ours: Study, theirs: Study) -> None:
-    run = _documented("dvc exp run --name wider")
-    value = run[-1].replace("320", "24")
-    ours.dvc(*run[:-1], value, "train@inter_dense", "memory")  # not all that depends on it
+def _assert_compared_with_the_first_run(ours: Study) -> None:
+    """In what DVC tells of the experiment in the working folder, and in what it draws."""
+    rows = json.loads(ours.dvc("metrics", "diff", "HEAD", "--json"))
+    changed = rows.get("diff", rows)
+    flattened, latent = 2 * 2 * 8, 8
+    more = (24 - 16) * (flattened + 1 + 2 * latent)
+    assert changed["metrics/inter_dense.json"]["encoder.params"]["diff"] == more
+    assert "metrics/direct.json" not in changed
+    # This machine's costs are compared, too, although they are not in git.
+    assert "images_per_second" in changed["metrics/inter_dense_cost.json"]
+    assert "metrics/direct_cost.json" not in changed
+    assert re.search(r"encoder\.inter_dense\s+16\s+24", ours.dvc("params", "diff", "HEAD"))
+    plots = ours.folder.parent / "plots"
+    ours.dvc("plots", "diff", "HEAD", "--out", str(plots))
+    assert "reports/inter_dense/history.csv" in (plots / "index.html").read_text()
+    assert list((plots / "static").glob("*samples.png"))
+
+
+def _assert_pushed_pulled_and_shown(ours: Study, theirs: Study) -> None:
     ours.dvc(*_documented("dvc exp push"))
     assert "wider" in theirs.dvc(*_documented("dvc exp list"))
     theirs.dvc(*_documented("dvc exp pull"))
@@ -114,6 +131,23 @@ def test_an_experiment_is_pushed_pulled_and_shown(ours: Study, theirs: Study) ->
     theirs.dvc("checkout", "--allow-missing")
     for name in ("models/inter_dense.keras", "reports/memory.md"):
         assert (theirs.folder / name).read_bytes() == (ours.folder / name).read_bytes()
+
+
+def test_an_experiment_runs_eight_stages_is_compared_and_shared_and_back_is_cached(
+    ours: Study, theirs: Study
+) -> None:
+    run = _documented("dvc exp run --name wider")
+    assert ran(ours.dvc(*run[:-1], run[-1].replace("320", "24"))) == {
+        "train@inter_dense", "prior@inter_dense", "generate@inter_dense", "evaluate@inter_dense",
+        "cost@inter_dense", "compare", "memory", "page",
+    }  # fmt: skip
+    shown = json.loads(ours.dvc("exp", "show", "--json"))
+    assert len(shown[1]["experiments"]) == 1
+    _assert_compared_with_the_first_run(ours)
+    _assert_pushed_pulled_and_shown(ours, theirs)
+    ours.git("checkout", "--quiet", "--", "params.yaml")
+    assert ran(ours.dvc("repro")) == set()
+    assert ours.git("diff", "HEAD", "--stat") == ""
 
 
 def test_the_table_of_experiments_fits_in_120_columns(

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_settings, small_vae
+from helpers import small_vae, write_shards
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import prepare
 from facevae.evaluation import inputs as inputs_module
 from facevae.evaluation import sliced_wasserstein as swd_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier
@@ -46,7 +45,7 @@ def test_blocks_hold_as_many_pixels_whatever_the_size_of_the_images() -> None:
 def test_blocks_of_stored_images_are_those_of_the_split(
     source: Path, tmp_path: Path, record_format: str
 ) -> None:
-    prepare(data_settings(source, record_format=record_format), tmp_path)
+    write_shards(source, tmp_path, record_format=record_format)
     shards = Shards(tmp_path)
     whole, stored = load_images(shards, "train"), StoredImages(shards, "train", range(48))
     assert stored.shape == whole.shape == (48, 16, 16, 3)

@@ -7,11 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import data_settings, make_vae, small_vae
+from helpers import make_vae, small_vae, write_shards
 from PIL import Image
 from scipy import stats
 
-from facevae.data.preparation import prepare
 from facevae.evaluation import evaluate as evaluate_module
 from facevae.evaluation.attribute_classifier import AttributeClassifier, features
 from facevae.evaluation.evaluate import OfSamples, evaluate
@@ -169,7 +168,7 @@ def test_evaluation_does_not_depend_on_the_train_split(
     found = []
     for images in (48, 4):
         folder = tmp_path / str(images)
-        prepare(data_settings(source, limit={"train": images, "validation": 5}), folder)
+        write_shards(source, folder, limit={"train": images, "validation": 5})
         found.append(evaluate(vae, Shards(folder), batch_size=4))
     assert found[0] == found[1]
     assert found[0]["samples"]["count"] == 5  # of 6 test images, and 5 in the validation split
@@ -198,7 +197,7 @@ def test_evaluation_takes_another_family_from_the_list(
 
 def test_evaluation_gives_none_for_undefined_metrics(source: Path, tmp_path: Path) -> None:
     """Images of 8 pixels are too small for most metrics; with bce there is no likelihood."""
-    prepare(data_settings(source, image_size=8, limit={"test": 1}), tmp_path)
+    write_shards(source, tmp_path, image_size=8, limit={"test": 1})
     small = make_vae(
         image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2,
         reconstruction="bce",

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_settings, small_vae
+from helpers import small_vae, write_shards
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import pdist
 
-from facevae.data.preparation import prepare
 from facevae.evaluation import face_metrics
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.face_metrics import (
@@ -30,7 +29,7 @@ _CELEBA = Path(os.environ.get("FACEVAE_CELEBA", ""))
 
 
 def _prepared(source: Path, folder: Path, **limit: int) -> Shards:
-    prepare(data_settings(source, image_size=96, limit=limit), folder)
+    write_shards(source, folder, image_size=96, limit=limit)
     return Shards(folder)
 
 

@@ -6,11 +6,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from helpers import data_settings, make_vae
+from helpers import make_vae, write_shards
 from PIL import Image
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import prepare
+from facevae.evaluation import feature_metrics
 from facevae.evaluation import inputs as inputs_module
 from facevae.evaluation.evaluate import evaluate
 from facevae.evaluation.feature_metrics import frechet_distance
@@ -47,7 +47,7 @@ def test_inception_features_and_fid(
 ) -> None:
     path, network = public
     limit = {"train": 2, "validation": 2, "test": 2}
-    prepare(data_settings(source, image_size=8, limit=limit), tmp_path)
+    write_shards(source, tmp_path, image_size=8, limit=limit)
     vae = make_vae(image_size=8, filters=[4], kernel_sizes=[3], strides=[2], latent_size=2)
     shards = Shards(tmp_path)
     real, fresh = (load_images(shards, split) for split in ("test", "validation"))
@@ -69,6 +69,8 @@ def test_inception_features_and_fid(
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4)
 
     monkeypatch.setattr(inputs_module, "DRAWS", 2)
+    # To build it takes seconds: the one that was loaded from this path serves again.
+    monkeypatch.setattr(feature_metrics, "load_inception", {path: inception}.__getitem__)
     got = evaluate(vae, shards, batch_size=2, inception_weights=path)
 
     def fid(images: np.ndarray) -> float:

@@ -9,11 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import blurred, data_settings, make_vae, noisy
+from helpers import blurred, make_vae, noisy, write_shards
 from scipy import stats
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import prepare
 from facevae.evaluation import sliced_wasserstein as swd_module
 from facevae.evaluation.feature_metrics import frechet_distance, precision_and_recall
 from facevae.evaluation.image_metrics import (
@@ -53,7 +52,7 @@ def faces(source: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     from facevae.shards.batches import load_images
 
     folder = tmp_path_factory.mktemp("quality") / "shards"
-    prepare(data_settings(source, image_size=48), folder)
+    write_shards(source, folder, image_size=48)
     splits = ("train", "validation", "test")
     return np.concatenate([load_images(Shards(folder), split) for split in splits])
 

@@ -244,36 +244,6 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
         assert with_what_follows(stages) == expected, key
 
 
-def test_pipeline_inter_dense_runs_its_eight_stages_and_back_is_cached(fresh: Study) -> None:
-    output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
-    assert ran(output) == {
-        "train@inter_dense", "prior@inter_dense", "generate@inter_dense", "evaluate@inter_dense",
-        "cost@inter_dense", "compare", "memory", "page",
-    }  # fmt: skip
-
-    rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))
-    changed = rows.get("diff", rows)
-    flattened, latent = 2 * 2 * 8, 8
-    fewer = (16 - 12) * (flattened + 1 + 2 * latent)
-    assert changed["metrics/inter_dense.json"]["encoder.params"]["diff"] == -fewer
-    assert "metrics/direct.json" not in changed
-    # This machine's costs are compared, too, although they are not in git.
-    assert "images_per_second" in changed["metrics/inter_dense_cost.json"]
-    assert "metrics/direct_cost.json" not in changed
-    params = fresh.dvc("params", "diff", "HEAD")
-    assert re.search(r"encoder\.inter_dense\s+16\s+12", params)
-    fresh.dvc("plots", "diff", "HEAD", "--out", "plots")
-    assert "reports/inter_dense/history.csv" in (fresh.folder / "plots" / "index.html").read_text()
-    assert list((fresh.folder / "plots" / "static").glob("*samples.png"))
-    shown = json.loads(fresh.dvc("exp", "show", "--json"))
-    assert len(shown[1]["experiments"]) == 1
-
-    shutil.rmtree(fresh.folder / "plots")
-    fresh.git("checkout", "--quiet", "first-run", "--", "params.yaml")
-    assert ran(fresh.dvc("repro")) == set()
-    assert fresh.git("diff", "first-run", "--stat") == ""
-
-
 def test_pipeline_again_gives_the_same_bytes(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

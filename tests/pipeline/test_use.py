@@ -150,11 +150,16 @@ def test_use_sweep_through_the_queue(fresh: Study, tmp_path: Path) -> None:
     shutil.copytree(fresh.folder / "data" / "synthetic", source)
     (argument,) = shlex.split(override(source))
     fresh.dvc("exp", "run", "--queue", "-S", argument, "-S", "data.limit.test=5,6", "prepare")
+    before = fresh.git("for-each-ref", "refs/exps/??/*/*").count("\n")
     fresh.dvc("queue", "start", "--jobs", "1")
     deadline = time.monotonic() + 300
+    # An experiment that has run is a reference of git. The status of the queue takes DVC a second.
+    while fresh.git("for-each-ref", "refs/exps/??/*/*").count("\n") < before + 2:
+        assert time.monotonic() < deadline, fresh.dvc("queue", "status")
+        time.sleep(0.1)
     while re.search(r"\b(Queued|Running)\b", fresh.dvc("queue", "status")):
         assert time.monotonic() < deadline, "the queue stands still"
-        time.sleep(3)
+        time.sleep(0.1)
     shown = json.loads(fresh.dvc("exp", "show", "--json"))
     found = {}
     for experiment in shown[1]["experiments"]:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import data_settings
+from helpers import write_shards
 from hypothesis import given
 from hypothesis import strategies as st
 
 from facevae.common.errors import UserError
-from facevae.data.preparation import prepare
 from facevae.shards.records import (
     MANIFEST,
     crc32c,
@@ -94,7 +93,7 @@ def test_labels_with_a_flipped_byte_are_a_sentence(copy: Path, shards: Path) -> 
 
 def test_shard_of_another_run_is_a_sentence(source: Path, copy: Path, tmp_path: Path) -> None:
     """It has the same name, the same length and intact records."""
-    prepare(data_settings(source, crop=178), tmp_path / "others")
+    write_shards(source, tmp_path / "others", crop=178)
     shutil.copy(tmp_path / "others" / SHARD, copy)
     with pytest.raises(UserError, match=rf"{SHARD}: is not the shard that {MANIFEST} names; write"):
         read_manifest(copy)
