@@ -11,6 +11,7 @@ FLOORS = (
     {"shards", "model", "plotting"},
     {"data", "training", "latent", "memory"},
     {"evaluation", "measurement", "reports"},
+    {"explorer"},
 )
 MAX_FILES = 12
 

@@ -244,11 +244,11 @@ def test_pipeline_each_parameter_reruns_what_readme_says(fresh: Study, project: 
         assert with_what_follows(stages) == expected, key
 
 
-def test_pipeline_inter_dense_runs_its_eight_stages_and_back_is_cached(fresh: Study) -> None:
+def test_pipeline_inter_dense_runs_its_nine_stages_and_back_is_cached(fresh: Study) -> None:
     output = fresh.dvc("exp", "run", "--set-param", "encoder.inter_dense=12")
     assert ran(output) == {
         "train@inter_dense", "prior@inter_dense", "generate@inter_dense", "evaluate@inter_dense",
-        "cost@inter_dense", "compare", "memory", "page",
+        "cost@inter_dense", "compare", "memory", "page", "explorer",
     }  # fmt: skip
 
     rows = json.loads(fresh.dvc("metrics", "diff", "HEAD", "--json"))
