@@ -146,8 +146,8 @@ def _state(driver: Any) -> tuple[np.ndarray, np.ndarray]:
         "const done = arguments[0];"
         "requestAnimationFrame(() => done(["
         "  variants.map((each) => Array.from(latentCode(each, settings()))),"
-        "  variants.map(({ canvas }) => Array.from("
-        "    canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)),"
+        "  variants.map(({ small }) => Array.from("
+        "    small.getContext('2d').getImageData(0, 0, small.width, small.height).data)),"
         "]));"
     )
     return np.array(codes, np.float32), np.array(pixels).reshape(2, -1, 4)[:, :, :3].reshape(2, -1)
@@ -326,7 +326,7 @@ def test_explorer_saves_both_pictures(driver: Any, opened: Explorer, downloads: 
     for number, values in enumerate(pictures):
         left = 12 + number * 60
         large = pixels[12:60, left : left + 48].reshape(16, 3, 16, 3, 3).mean(axis=(1, 3))
-        assert np.abs(large - values.reshape(16, 16, 3)).mean() < 8  # smoothed
+        assert np.abs(large - values.reshape(16, 16, 3)).mean() < 8  # enlarged smoothly
     assert pixels[60:].min() < 100  # the names
 
 

@@ -59,6 +59,13 @@ function paint(canvas, values) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
+// A small picture, enlarged smoothly.
+function enlarge({ small, canvas }) {
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+}
+
 const percent = (share) => `${Math.round(100 * share)} %`;
 const signed = (steps) => (steps > 0 ? "+" : steps < 0 ? "−" : "") + Math.abs(steps).toFixed(1);
 
@@ -66,7 +73,8 @@ function drawFaces() {
   const now = settings();
   const times = variants.map((variant) => {
     const start = performance.now();
-    paint(variant.canvas, decode(variant.decoder, latentCode(variant, now)));
+    paint(variant.small, decode(variant.decoder, latentCode(variant, now)));
+    enlarge(variant);
     return `${variant.name} ${Math.round(performance.now() - start)} ms`;
   });
   control("between-value").value = percent(now.between);
@@ -92,10 +100,9 @@ function redraw() {
   });
 }
 
-// Both pictures side by side, small ones three times as large, with the names of the variants below.
+// Both pictures side by side, with the names of the variants below.
 function savePicture() {
-  const zoom = page.image_size < 200 ? 3 : 1;
-  const side = zoom * page.image_size, gap = 12, line = 32;
+  const side = variants[0].canvas.width, gap = 12, line = 32;
   const picture = document.createElement("canvas");
   picture.width = variants.length * (side + gap) + gap;
   picture.height = side + gap + line;
@@ -104,10 +111,9 @@ function savePicture() {
   context.fillRect(0, 0, picture.width, picture.height);
   context.fillStyle = "black";
   context.font = "16px system-ui, sans-serif";
-  context.imageSmoothingQuality = "high";
   variants.forEach(({ name, canvas }, i) => {
     const left = gap + i * (side + gap);
-    context.drawImage(canvas, left, gap, side, side);
+    context.drawImage(canvas, left, gap);
     context.fillText(name, left, side + gap + 21, side);
   });
   const now = settings();
@@ -132,9 +138,13 @@ function paintThumbnails(number) {
 
 function start() {
   for (const each of page.variants) {
+    const small = document.createElement("canvas"), canvas = control(`picture-${each.name}`);
+    small.width = small.height = page.image_size;
+    canvas.width = canvas.height = page.image_size * (page.image_size < 200 ? 3 : 1);
     variants.push({
       name: each.name,
-      canvas: control(`picture-${each.name}`),
+      small,
+      canvas,
       decoder: prepareDecoder(each),
       prior: each.prior && preparePrior(each.prior, page.latent_size),
       heldOut: rowsOf(each.held_out),
