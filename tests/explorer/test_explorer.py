@@ -129,7 +129,8 @@ def test_explorer_draws_what_keras_draws(
     for number, name in enumerate(VARIANTS):
         drawn = driver.execute_script(
             "const { decoder } = variants[arguments[0]];"
-            "return arguments[1].map((code) => Array.from(decode(decoder, Float32Array.from(code))));",
+            "const codes = arguments[1].map((code) => Float32Array.from(code));"
+            "return codes.map((code) => Array.from(decode(decoder, code)));",
             number, codes.tolist(),
         )  # fmt: skip
         expected = _drawn_by_keras(made.vaes[name], codes)
