@@ -46,8 +46,8 @@ const ACTIVATIONS = {
 // A transposed convolution writes each input pixel, times the kernel, around the place
 // stride * pixel of its output, and sums what overlaps. Read from the output, pixel o of a row is a
 // sum over the taps j of the kernel that reach it: those with o = stride * input + j - before.
-// Which they are depends on o modulo the stride, its phase. So all outputs of a phase are one matrix
-// product: the input pixels that they read, times the weights of the phase.
+// Which they are depends on o modulo the stride, its phase. So all outputs of a phase are one
+// matrix product: the input pixels that they read, times the weights of the phase.
 function prepareLayer(layer, weights, scales, bias) {
   const { stride, inputs, outputs } = layer;
   let { side } = layer;
@@ -148,8 +148,8 @@ function pixelsRead(input, size, channels, shifts) {
 }
 
 // a (rows, length) times the transposed b (columns, length). Here is nearly all the time of a
-// picture: so the sums of two rows and four columns are made at once, each in a variable of its own.
-// Where there are fewer, the last one is computed again.
+// picture: so the sums of two rows and four columns are made at once, each in a variable of its
+// own. Where there are fewer, the last one is computed again.
 function times(a, b, rows, columns, length) {
   const product = new Float32Array(rows * columns);
   for (let column = 0; column < columns; column += 4) {
@@ -190,24 +190,29 @@ function times(a, b, rows, columns, length) {
 
 // ---- The whole Decoder ------------------------------------------------------------------------
 
+// The numbers of all layers are one after the other.
 function prepareDecoder({ layers, weights, scales, biases }) {
-  const of = { weights: new Int8Array(bytesOf(weights).buffer), scales: floatsOf(scales), biases: floatsOf(biases) };
+  const allWeights = new Int8Array(bytesOf(weights).buffer);
+  const allScales = floatsOf(scales), allBiases = floatsOf(biases);
   let weight = 0, output = 0;
   return layers.map((layer) => {
-    const count = layer.side * layer.side * layer.inputs * layer.outputs;
-    const own = [
-      of.weights.subarray(weight, weight + count),
-      of.scales.subarray(output, output + layer.outputs),
-      of.biases.subarray(output, output + layer.outputs),
-    ];
-    weight += count;
-    output += layer.outputs;
-    return prepareLayer(layer, ...own);
+    const lastWeight = weight + layer.side * layer.side * layer.inputs * layer.outputs;
+    const lastOutput = output + layer.outputs;
+    const prepared = prepareLayer(
+      layer,
+      allWeights.subarray(weight, lastWeight),
+      allScales.subarray(output, lastOutput),
+      allBiases.subarray(output, lastOutput),
+    );
+    [weight, output] = [lastWeight, lastOutput];
+    return prepared;
   });
 }
 
-// A latent code to a picture: size * size * 3 values from 0 to 1.
-const decode = (decoder, code) => decoder.reduce((values, layer) => computeLayer(layer, values), code);
+// A latent code, a Float32Array, to a picture: size * size * 3 values from 0 to 1.
+function decode(decoder, code) {
+  return decoder.reduce((values, layer) => computeLayer(layer, values), code);
+}
 
 // ---- Random latent codes ----------------------------------------------------------------------
 
