@@ -54,6 +54,7 @@ _HELP = {
     "shards": "folder that the prepare stage wrote",
     "model": ".keras file of the train stage",
     "prior": ".npz file of the prior stage",
+    "models": "folder of the models and priors of both variants",
     "attributes": "folder that the attributes stage wrote",
     "metrics": "folder of the metrics that other stages wrote",
     "reports": "folder of the reports and pictures that other stages wrote",

@@ -67,6 +67,7 @@ EXCEPTIONS = {
     "make bench-rewrites": ("make --dry-run bench-rewrites", _BENCHMARK),
     "make bench-quality": ("make --dry-run bench-quality", _BENCHMARK),
     "make bench-faces": ("make --dry-run bench-faces", _BENCHMARK),
+    "make bench-explorer": ("make --dry-run bench-explorer", _BENCHMARK),
     "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "
     "-S 'encoder.strides=[4,2,2]'": (
         "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "

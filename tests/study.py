@@ -19,6 +19,7 @@ STAGES = {
     "synthesize", "prepare", "attributes", "train@direct", "train@inter_dense", "prior@direct",
     "prior@inter_dense", "generate@direct", "generate@inter_dense", "evaluate@direct",
     "evaluate@inter_dense", "cost@direct", "cost@inter_dense", "compare", "memory", "page",
+    "explorer",
 }  # fmt: skip
 
 _SMALL = {

@@ -11,7 +11,7 @@ FLOORS = (
     {"shards", "model", "plotting"},
     {"data", "training", "latent", "memory"},
     {"evaluation", "measurement", "reports"},
-    {"export"},
+    {"explorer", "export"},
 )
 MAX_FILES = 12
 

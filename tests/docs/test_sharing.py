@@ -133,13 +133,13 @@ def _assert_pushed_pulled_and_shown(ours: Study, theirs: Study) -> None:
         assert (theirs.folder / name).read_bytes() == (ours.folder / name).read_bytes()
 
 
-def test_an_experiment_runs_eight_stages_is_compared_and_shared_and_back_is_cached(
+def test_an_experiment_runs_nine_stages_is_compared_and_shared_and_back_is_cached(
     ours: Study, theirs: Study
 ) -> None:
     run = _documented("dvc exp run --name wider")
     assert ran(ours.dvc(*run[:-1], run[-1].replace("320", "24"))) == {
         "train@inter_dense", "prior@inter_dense", "generate@inter_dense", "evaluate@inter_dense",
-        "cost@inter_dense", "compare", "memory", "page",
+        "cost@inter_dense", "compare", "memory", "page", "explorer",
     }  # fmt: skip
     shown = json.loads(ours.dvc("exp", "show", "--json"))
     assert len(shown[1]["experiments"]) == 1

@@ -11,7 +11,7 @@ from helpers import run_stage, settings, write_params
 
 STAGES = (
     "synthesize", "prepare", "attributes", "train", "prior", "generate", "evaluate", "cost",
-    "compare", "memory", "page",
+    "compare", "memory", "page", "explorer",
 )  # fmt: skip
 
 
