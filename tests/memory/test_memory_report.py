@@ -61,7 +61,7 @@ def test_break_even_is_the_last_that_saves_weights(parameters: Parameters) -> No
 
 
 def _stage(project: Path, folder: Path) -> list[Path]:
-    names = ("memory.csv", "memory.md", "memory_by_batch.png", "memory_by_inter_dense.png")
+    names = ("memory.csv", "memory.md", "memory_by_batch.svg", "memory_by_inter_dense.svg")
     command = [sys.executable, str(project / "stages" / "memory.py"), "--reports", str(folder)]
     done = subprocess.run(command, cwd=project, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
