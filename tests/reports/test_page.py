@@ -25,6 +25,7 @@ from facevae.plotting.charts import VARIANT_COLOURS, Curve, save_curves
 from facevae.reports.charts import CHARTS
 
 STUDIES = PROJECT / "reports" / "studies"
+METRICS_LINK = "../docs/metrics.md#how-far-one-training-can-be-off"
 SOURCE = "data/<script>alert('1')</script> & more"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -89,8 +90,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, project: Path, parameters: Par
     told = {**figures, "attributes": {"Smiling": figures, "Bald": {**figures, "accuracy": None}}}
     (folder / "metrics" / "attributes.json").write_text(json.dumps(told))
     (reports / "memory.md").write_text(memory_markdown(parameters), encoding="utf-8")
-    save_memory_by_batch(parameters, reports / "memory_by_batch.png")
-    save_memory_by_inter_dense(parameters, reports / "memory_by_inter_dense.png")
+    save_memory_by_batch(parameters, reports / "memory_by_batch.svg")
+    save_memory_by_inter_dense(parameters, reports / "memory_by_inter_dense.svg")
     params = parameters.model_dump()
     params["data"]["source"] = SOURCE
     params["generate"]["attributes"] = ["Smiling", "<b>Bald</b>"]
@@ -116,7 +117,7 @@ def _page_arguments(folder: Path) -> tuple[object, ...]:
 
 
 def _written(folder: Path) -> dict[str, bytes]:
-    written = [folder / "reports" / "charts" / f"{name}.png" for name in CHARTS]
+    written = [folder / "reports" / "charts" / f"{name}.svg" for name in CHARTS]
     return {path.name: path.read_bytes() for path in [*written, folder / "reports" / "index.html"]}
 
 
@@ -136,23 +137,34 @@ def test_page_is_self_contained_escaped_and_the_same_twice(project: Path, run: P
     assert not re.search(r"url\(|@import|://", text)
     pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
     shown = {(page.parent / unquote(str(picture["src"]))).resolve() for picture in pictures}
-    assert shown == {path.resolve() for path in (run / "reports").rglob("*.png")}
+    reports = run / "reports"
+    assert shown == {
+        path.resolve() for kind in ("png", "svg") for path in reports.rglob(f"*.{kind}")
+    }
     for picture in pictures:
         assert picture["alt"]
-        with Image.open(page.parent / unquote(str(picture["src"]))) as image:
+        path = page.parent / unquote(str(picture["src"]))
+        if path.suffix == ".svg":
+            continue
+        with Image.open(path) as image:
             assert (str(image.width), str(image.height)) == (picture["width"], picture["height"])
     anchors = {f"#{attributes['id']}" for _, attributes in reader.tags if "id" in attributes}
     links = {str(attributes["href"]) for tag, attributes in reader.tags if tag == "a"}
     assert {link for link in links if link.startswith("#")} == anchors
-    assert links - anchors == {f"studies/{path.name}" for path in STUDIES.glob("*.md")}
+    # Each picture opens at its full size.
+    beyond = links - anchors - {str(picture["src"]) for picture in pictures}
+    studies = {f"studies/{path.name}" for path in STUDIES.glob("*.md")}
+    assert beyond == {"explorer.html", METRICS_LINK, *studies}
+    assert text.index("explorer.html") < text.index("<main>")
 
-    # In the beginning, above the table and in the parameters.
+    # In the beginning, in the whole comparison and in the parameters.
     apostrophe = "('|&#39;)"
     escaped = rf"data/&lt;script&gt;alert\({apostrophe}1{apostrophe}\)&lt;/script&gt; &amp; more"
     assert len(re.findall(escaped, text)) == 3
     assert "1,234,567" in text
     assert "1,234,568" in text
     assert '<td>Encoder parameters</td>\n<td class="right">1,234,567</td>' in text
+    assert '<span class="direct">1.23</span>' in text
     assert "Smiling, &lt;b&gt;Bald&lt;/b&gt;." in text
     cells = "".join(
         f'\n<td class="right">{figure}</td>' for figure in (0.875, "not measured", "0.750")

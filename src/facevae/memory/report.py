@@ -63,7 +63,7 @@ def _encoder_millions(parameters: Parameters, variant: str) -> float:
 
 
 def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
-    """Draw memory by kind over the batch size, both variants side by side, as an SVG or PNG file."""
+    """Draw memory by kind over the batch size, both variants side by side, as an SVG file."""
     settings = [_at(parameters, batch_size) for batch_size in BATCH_SIZES]
     train = parameters.train
     save_stacked_bars(
@@ -88,7 +88,7 @@ def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
 
 
 def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
-    """Draw the Encoder's parameters and the peak over the extra layer's units, as an SVG or PNG file."""
+    """Draw the Encoder's parameters and the peak over the extra layer's units, as an SVG file."""
     post = _at(parameters, POST_BATCH_SIZE)
     by_units = [post.with_changes({"encoder.inter_dense": units}) for units in UNITS]
     units = break_even(parameters)

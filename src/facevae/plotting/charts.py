@@ -174,7 +174,7 @@ def save_lines_and_levels(
     title: str,
     x_label: str,
 ) -> None:
-    """Write panels, one above the other, each with a line and a constant over `x`, as an SVG or PNG file.
+    """Write panels, one above the other, each with a line and a constant over `x`, as a file.
 
     Args:
         x: values on the x axis, ascending.
