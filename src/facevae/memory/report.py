@@ -133,7 +133,7 @@ def _breakdowns(parameters: Parameters, post: Parameters) -> tuple[str, str]:
         [f"`{name}`", *(mib(each.activations.get(name, 0)) for each in accounts.values())]
         for name in layers
     ]
-    return _table([["", *accounts], *by_part]), _table([["layer", *accounts], *by_layer])
+    return _table([["kind", *accounts], *by_part]), _table([["layer", *accounts], *by_layer])
 
 
 def _cards(parameters: Parameters) -> str:

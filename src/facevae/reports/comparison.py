@@ -274,7 +274,7 @@ def comparison_markdown(
     cells = [
         [row["quantity"], *(show(row, column) for column in columns), spread(row)] for row in rows
     ]
-    table = markdown_table(cells, ["", *columns, "spread over draws"])
+    table = markdown_table(cells, ["metric", *columns, "spread over draws"])
     claims = markdown_table(
         _claims(parameters, rows, direct, inter_dense),
         ["the post (2022)", "this run"],
