@@ -265,6 +265,7 @@ def save_curves(
         # The loss of a Gaussian Decoder is a negative log density, and can be below 0.
         if all(np.min(curve.values) >= 0 for curve in curves):
             axes.set_ylim(bottom=0)
-    rows[0].legend(frameon=False, fontsize=9)
+    # Named, because the default warns where the machine is busy.
+    rows[0].legend(loc="best", frameon=False, fontsize=9)
     rows[-1].set_xlabel(x_label)
     save_figure(figure, path)

@@ -128,7 +128,7 @@ def _save_z_histograms(
     together.set_ylabel("density")
     together.set_ylim(bottom=0)
     together.set_xlabel("z")
-    together.legend(frameon=False, fontsize=9)
+    together.legend(loc="best", frameon=False, fontsize=9)
 
     densities = {}
     for variant, table in tables.items():
