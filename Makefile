@@ -24,6 +24,7 @@ help: ## list the targets
 
 repro: repository $(BIN)/.installed check ## install the environment and run the whole pipeline
 	$(DVC) repro
+	@$(BIN)/python -m facevae.reports.summary
 
 celeba: $(BIN)/.installed ## download CelebA into data/celeba, or FOLDER=..., and verify it
 	@$(BIN)/python -m facevae.data.download -- $(call quoted,$(value FOLDER))

@@ -17,7 +17,7 @@ from PIL import Image
 DOCS = Path(__file__).resolve().parent
 BUILT_IN = "data/synthetic"
 VARIANTS = ("direct", "inter_dense")
-CHARTS = ("memory_by_batch.png", "memory_by_inter_dense.png")
+CHARTS = ("memory_by_batch.svg", "memory_by_inter_dense.svg")
 ROWS = 3  # of the samples
 GAP = 2  # pixels between two images of a grid
 

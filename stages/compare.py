@@ -21,7 +21,7 @@ def main() -> None:
     )
     direct, inter_dense = (_measured(options.metrics, variant) for variant in VARIANTS)
     train_images = read_json(options.metrics / "data.json")["images"]["train"]
-    rows = comparison_rows(direct, inter_dense, train_images)
+    rows = comparison_rows(parameters, direct, inter_dense, train_images)
     write_text(options.csv, comparison_csv(rows))
     write_text(options.markdown, comparison_markdown(parameters, rows, direct, inter_dense))
 

@@ -18,8 +18,8 @@ def main() -> None:
     folder = options.reports
     write_text(folder / "memory.csv", rows_csv(memory_rows(parameters)))
     write_text(folder / "memory.md", memory_markdown(parameters))
-    save_memory_by_batch(parameters, folder / "memory_by_batch.png")
-    save_memory_by_inter_dense(parameters, folder / "memory_by_inter_dense.png")
+    save_memory_by_batch(parameters, folder / "memory_by_batch.svg")
+    save_memory_by_inter_dense(parameters, folder / "memory_by_inter_dense.svg")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ def main() -> None:
         __doc__,
         "metrics",
         "reports",
-        charts="folder to write the charts into, as PNG files",
+        charts="folder to write the charts into, as SVG files",
         html="HTML page to write",
     )
     save_charts(options.reports, options.charts)

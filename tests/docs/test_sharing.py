@@ -163,7 +163,7 @@ def test_figures_are_of_a_finished_run_on_drawn_faces(ours: Study) -> None:
     command = [sys.executable, "docs/figures.py"]
     docs, reports, lock = (ours.folder / name for name in ("docs", "reports", "dvc.lock"))
     subprocess.run(command, cwd=ours.folder, check=True)
-    for name in ("memory_by_batch.png", "memory_by_inter_dense.png"):
+    for name in ("memory_by_batch.svg", "memory_by_inter_dense.svg"):
         assert (docs / name).read_bytes() == (reports / name).read_bytes()
     for variant in ("direct", "inter_dense"):
         with Image.open(docs / f"samples-{variant}.png") as picture:

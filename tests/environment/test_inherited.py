@@ -96,7 +96,7 @@ def test_stages_draw_the_same_charts_whatever_is_set(project: Path, tmp_path: Pa
     done = _run(*starter, tmp_path / "hostile", folder=project, **hostile)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "plain").iterdir())
-    assert "memory_by_batch.png" in names
+    assert "memory_by_batch.svg" in names
     for name in names:
         same = (tmp_path / "hostile" / name).read_bytes() == (
             tmp_path / "plain" / name

@@ -17,7 +17,7 @@ TRAIN_IMAGES = 3300
 
 def _report(parameters: Parameters, direct: dict, dense: dict) -> str:
     """The report without the blanks that align its tables."""
-    rows = comparison_rows(direct, dense, TRAIN_IMAGES)
+    rows = comparison_rows(parameters, direct, dense, TRAIN_IMAGES)
     return re.sub(" +", " ", comparison_markdown(parameters, rows, direct, dense))
 
 
@@ -31,8 +31,11 @@ def dense() -> dict:
     return example_metrics(2_881_472, 20.125, 1470.0, None)
 
 
-def test_differences_are_with_minus_without(direct: dict, dense: dict) -> None:
-    rows = {row["key"]: row for row in comparison_rows(direct, dense, TRAIN_IMAGES)}
+def test_differences_are_with_minus_without(
+    parameters: Parameters, direct: dict, dense: dict
+) -> None:
+    table = comparison_rows(parameters, direct, dense, TRAIN_IMAGES)
+    rows = {row["key"]: row for row in table}
     assert rows["encoder.params"]["difference"] == -2_227_968
     assert rows["test.psnr"]["difference"] == -0.125
     assert rows["cost.peak_memory_mib"]["difference"] == -30
@@ -101,6 +104,7 @@ def test_estimated_peaks_are_those_of_the_memory_report(
     peaks = {row["variant"]: row["peak_mib"] for row in memory_rows(parameters)[:2]}
     for text, variant in zip(found.groups(), VARIANTS, strict=False):
         assert float(text) == pytest.approx(peaks[variant], abs=0.051)
+    assert f"estimated, MiB | {found[1]} | {found[2]} | -{found[3]} |" in report
 
     train = parameters.train.model_copy(update={"optimizer": "sgd", "batch_size": 128})
     leaner = parameters.model_copy(update={"train": train})

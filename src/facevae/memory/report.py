@@ -63,7 +63,7 @@ def _encoder_millions(parameters: Parameters, variant: str) -> float:
 
 
 def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
-    """Draw memory by kind over the batch size, both variants side by side, as a PNG file."""
+    """Draw memory by kind over the batch size, both variants side by side, as an SVG file."""
     settings = [_at(parameters, batch_size) for batch_size in BATCH_SIZES]
     train = parameters.train
     save_stacked_bars(
@@ -81,14 +81,14 @@ def save_memory_by_batch(parameters: Parameters, path: Path) -> None:
         {f"{card_name(card)} card": step_memory(card) / MIB for card in CARDS},
         path,
         title=f"Where the memory of a training step goes: {train.optimizer}, {train.precision}",
-        level="what a card\nhas for it",
+        level="what a card has for it",
         x_label="batch size",
         y_label="MiB",
     )
 
 
 def save_memory_by_inter_dense(parameters: Parameters, path: Path) -> None:
-    """Draw the Encoder's parameters and the peak over the extra layer's units, as a PNG file."""
+    """Draw the Encoder's parameters and the peak over the extra layer's units, as an SVG file."""
     post = _at(parameters, POST_BATCH_SIZE)
     by_units = [post.with_changes({"encoder.inter_dense": units}) for units in UNITS]
     units = break_even(parameters)
@@ -133,7 +133,7 @@ def _breakdowns(parameters: Parameters, post: Parameters) -> tuple[str, str]:
         [f"`{name}`", *(mib(each.activations.get(name, 0)) for each in accounts.values())]
         for name in layers
     ]
-    return _table([["", *accounts], *by_part]), _table([["layer", *accounts], *by_layer])
+    return _table([["kind", *accounts], *by_part]), _table([["layer", *accounts], *by_layer])
 
 
 def _cards(parameters: Parameters) -> str:

@@ -1,5 +1,9 @@
-"""Building blocks of charts, as PNG files; the same data gives the same bytes."""
+"""Building blocks of charts, as SVG or PNG files; the same data gives the same bytes.
 
+An SVG file turns dark where its reader's page is dark.
+"""
+
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +14,14 @@ import numpy as np
 import facevae.plotting.backend  # noqa: F401
 
 # isort: split
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from facevae.common.files import atomic_write
+from facevae.common.files import atomic_write, write_text
 
 # Okabe and Ito's palette, which colour-blind readers can distinguish
 # (https://jfly.uni-koeln.de/color/).
@@ -29,18 +34,43 @@ _LEVEL_LINE: dict[str, Any] = {"color": REFERENCE, "linewidth": 1, "linestyle": 
 _GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.8}
 
 
+# In a dark page: the page's ground, and what would be too dark on it.
+_DARK = {
+    "#ffffff": "#14171a",
+    "#000000": "#e4e6e8",
+    REFERENCE: "#c3c7cb",
+    _GRID["color"]: "#363b40",
+    COLOURS[0].lower(): "#2a8ad4",
+}
+# Matplotlib writes no colour where it is black, the default of SVG.
+_DARK_RULES = "".join(
+    f'[style*="{kind}: {light}"] {{{kind}: {dark} !important}} '
+    for light, dark in _DARK.items()
+    for kind in ("fill", "stroke")
+)
+_DARK_STYLE = (
+    f"@media (prefers-color-scheme: dark) {{svg {{fill: {_DARK['#000000']}}} {_DARK_RULES}}}"
+)
+
+
 def new_figure(height: float) -> Figure:
-    """A figure 8 inches wide and `height` inches high, at 150 pixels per inch."""
-    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
+    """A figure 6.4 inches wide, which a phone can show, and `height` inches high."""
+    figure = Figure(figsize=(6.4, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, with the same bytes for the same figure."""
-    with atomic_write(path) as temporary:
-        # By default Matplotlib adds its version to the file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    """Write a figure with the same bytes for the same figure: SVG if the path ends so, or PNG."""
+    # By default Matplotlib adds its version and the time to the file.
+    if path.suffix != ".svg":
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+        return
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "facevae"}):
+        figure.savefig(text, format="svg", metadata={"Creator": None, "Date": None})
+    write_text(path, text.getvalue().replace("</style>", f"{_DARK_STYLE}</style>", 1))
 
 
 def tidy(axes: Axes) -> None:
@@ -62,7 +92,7 @@ def save_stacked_bars(
     x_label: str,
     y_label: str,
 ) -> None:
-    """Write a chart of stacked bars in groups, as a PNG file.
+    """Write a chart of stacked bars in groups, as an SVG or PNG file.
 
     The first half of the groups, those with the lower bars, has its own y axis, on the left.
 
@@ -71,12 +101,12 @@ def save_stacked_bars(
             All have the same names in the same order. The groups go from low to high bars.
         names: labels of the groups.
         levels: horizontal lines by label; a line above the bars is not drawn.
-        path: the PNG file.
+        path: the file, .svg or .png.
         title: of the figure.
         level: what the horizontal lines stand for, in the legend.
         x_label, y_label: of the axes.
     """
-    figure = new_figure(5)
+    figure = new_figure(5.4)
     figure.suptitle(title, fontsize=12)
     half = len(groups) // 2
     for axes, part in zip(figure.subplots(1, 2), (slice(0, half), slice(half, None)), strict=True):
@@ -88,7 +118,7 @@ def save_stacked_bars(
     handles, labels = handles[::-1], labels[::-1]
     handles.append(Line2D([], [], **_LEVEL_LINE))
     labels.append(level)
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
@@ -144,7 +174,7 @@ def save_lines_and_levels(
     title: str,
     x_label: str,
 ) -> None:
-    """Write panels, one above the other, each with a line and a constant over `x`, as a PNG file.
+    """Write panels, one above the other, each with a line and a constant over `x`, as a file.
 
     Args:
         x: values on the x axis, ascending.
@@ -152,7 +182,7 @@ def save_lines_and_levels(
             constant.
         mark: position of a vertical line, and its entry in the legend; outside the range of `x`
             it is not drawn.
-        path: the PNG file.
+        path: the file, .svg or .png.
         title: of the figure.
         x_label: of the x axis.
     """
@@ -217,12 +247,12 @@ def draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
 def save_curves(
     panels: Mapping[str, Sequence[Curve]], path: Path, *, title: str, x_label: str
 ) -> None:
-    """Write panels, one above the other, each with one or more curves, as a PNG file.
+    """Write panels, one above the other, each with one or more curves, as an SVG or PNG file.
 
     Args:
         panels: the curves of each panel, by the label of its y axis. The legend names the curves
             of the first panel.
-        path: the PNG file.
+        path: the file, .svg or .png.
         title: of the figure.
         x_label: of the x axis.
     """
@@ -235,6 +265,7 @@ def save_curves(
         # The loss of a Gaussian Decoder is a negative log density, and can be below 0.
         if all(np.min(curve.values) >= 0 for curve in curves):
             axes.set_ylim(bottom=0)
-    rows[0].legend(frameon=False, fontsize=9)
+    # Named, because the default warns where the machine is busy.
+    rows[0].legend(loc="best", frameon=False, fontsize=9)
     rows[-1].set_xlabel(x_label)
     save_figure(figure, path)

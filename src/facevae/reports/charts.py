@@ -45,16 +45,16 @@ def _tables(reports: Path, name: str) -> dict[str, _Table]:
 
 
 def save_charts(reports: Path, charts: Path) -> None:
-    """Draw the `CHARTS` of both variants over each other, as PNG files in the folder `charts`.
+    """Draw the `CHARTS` of both variants over each other, as SVG files in the folder `charts`.
 
     Raises:
         UserError: a table of another stage is not there, or is damaged.
     """
-    _save_loss(_tables(reports, "history"), charts / "loss.png")
+    _save_loss(_tables(reports, "history"), charts / "loss.svg")
     latents = _tables(reports, "latents")
-    _save_latent_units(latents, charts / "latent_units.png")
-    _save_z_histograms(_tables(reports, "z_histograms"), latents, charts / "z_histograms.png")
-    _save_radii(_tables(reports, "radii"), latents[VARIANTS[0]]["unit"].size, charts / "radii.png")
+    _save_latent_units(latents, charts / "latent_units.svg")
+    _save_z_histograms(_tables(reports, "z_histograms"), latents, charts / "z_histograms.svg")
+    _save_radii(_tables(reports, "radii"), latents[VARIANTS[0]]["unit"].size, charts / "radii.svg")
 
 
 def _save_loss(histories: Mapping[str, _Table], path: Path) -> None:
@@ -128,7 +128,7 @@ def _save_z_histograms(
     together.set_ylabel("density")
     together.set_ylim(bottom=0)
     together.set_xlabel("z")
-    together.legend(frameon=False, fontsize=9)
+    together.legend(loc="best", frameon=False, fontsize=9)
 
     densities = {}
     for variant, table in tables.items():

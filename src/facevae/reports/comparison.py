@@ -85,8 +85,12 @@ _QUANTITIES = (
     ),
     ("seconds per epoch (training steps alone)", "cost.seconds_per_epoch", "{:,.1f}"),
     ("images per second", "cost.images_per_second", "{:,.0f}"),
+    ("images per second, lower quartile", "cost.images_per_second_lower_quartile", "{:,.0f}"),
+    ("images per second, upper quartile", "cost.images_per_second_upper_quartile", "{:,.0f}"),
     ("images per second at twice the batch", "cost.images_per_second_double_batch", "{:,.0f}"),
     ("peak memory of training, MiB", "cost.peak_memory_mib", "{:,.0f}"),
+    ("peak memory of a training step, estimated, MiB", "cost.estimated_peak_mib", "{:,.1f}"),
+    ("batch size of time and memory", "cost.batch_size", "{:,.0f}"),
 )
 
 
@@ -106,26 +110,32 @@ def _spread(measured: Measured, key: str) -> float | None:
     return measured.get(f"{section}_spread", {}).get(metric.removesuffix(".mean"))
 
 
-def _with_epoch(measured: Measured, train_images: int) -> Measured:
-    """The metrics with `seconds_per_epoch` in "cost": what an epoch's whole batches take."""
+def _derived(measured: Measured, parameters: Parameters, train_images: int) -> Measured:
+    """The metrics, and in "cost" what an epoch's whole batches take and a step's estimated peak."""
     cost = measured["cost"]
     images = train_images // cost["batch_size"] * cost["batch_size"]
     seconds = round(images / cost["images_per_second"], 3)
-    return {**measured, "cost": {**cost, "seconds_per_epoch": seconds}}
+    estimate = round(ledger(parameters).peak / MIB, 3)
+    more = {"seconds_per_epoch": seconds, "estimated_peak_mib": estimate}
+    return {**measured, "cost": {**cost, **more}}
 
 
 def comparison_rows(
-    direct: Measured, inter_dense: Measured, train_images: int
+    parameters: Parameters, direct: Measured, inter_dense: Measured, train_images: int
 ) -> list[dict[str, Any]]:
     """One row per quantity: its name, its key, both variants' values and inter_dense - direct.
 
     Of metrics of samples, also both variants' standard deviations over draws; else None.
 
     Args:
+        parameters: those of the run.
         direct, inter_dense: metrics of a variant, with its cost under "cost".
         train_images: how many images the train split has.
     """
-    direct, inter_dense = (_with_epoch(each, train_images) for each in (direct, inter_dense))
+    direct, inter_dense = (
+        _derived(measured, parameters.variant(variant), train_images)
+        for variant, measured in zip(VARIANTS, (direct, inter_dense), strict=True)
+    )
     rows = []
     for name, key, form in _QUANTITIES:
         without, with_layer = _look_up(direct, key), _look_up(inter_dense, key)
@@ -161,17 +171,19 @@ def _claims(
     verb = "removes" if removed >= 0 else "adds"
     flattened, latent = direct["encoder"]["flattened"], encoder.latent_size
     batch = before["batch_size"]
-    (seconds,) = (row for row in rows if row["key"] == "cost.seconds_per_epoch")
+    by_key = {row["key"]: row for row in rows}
+    seconds = by_key["cost.seconds_per_epoch"]
 
-    estimated = [ledger(parameters.variant(variant)).peak / MIB for variant in VARIANTS]
-    measured = [cost["peak_memory_mib"] for cost in (before, after)]
-
-    def peaks(without: float, with_layer: float, *, form: str) -> str:
+    def peaks(key: str, *, form: str) -> str:
+        without, with_layer = (by_key[key][variant] for variant in VARIANTS)
         saved = without - with_layer
         return (
             f"{without:{form}} MiB without the layer, {with_layer:{form}} MiB with it: it "
             f"{'saves' if saved >= 0 else 'costs'} {abs(saved):{form}} MiB"
         )
+
+    estimated = peaks("cost.estimated_peak_mib", form=",.1f")
+    measured = peaks("cost.peak_memory_mib", form=",.0f")
 
     def speed(cost: Measured) -> str:
         low, high = (cost[f"images_per_second_{side}_quartile"] for side in ("lower", "upper"))
@@ -195,8 +207,8 @@ def _claims(
             f"{dense['encoder']['params']:,} with {encoder.inter_dense:,} units at latent size "
             f"{latent:,}: the layer {verb} {abs(removed):,} weights (it removes weights up to "
             f"{break_even(parameters):,} units). Estimated peak of a training step at batch "
-            f"{parameters.train.batch_size:,}: {peaks(*estimated, form=',.1f')}. Measured peak "
-            f"memory of training on {after['machine']['device']}: {peaks(*measured, form=',.0f')}.",
+            f"{parameters.train.batch_size:,}: {estimated}. Measured peak "
+            f"memory of training on {after['machine']['device']}: {measured}.",
         ),
         (
             "2. The layer saves no time: about 120 s per epoch of 170,000 images at batch 128 on "
@@ -262,7 +274,7 @@ def comparison_markdown(
     cells = [
         [row["quantity"], *(show(row, column) for column in columns), spread(row)] for row in rows
     ]
-    table = markdown_table(cells, ["", *columns, "spread over draws"])
+    table = markdown_table(cells, ["metric", *columns, "spread over draws"])
     claims = markdown_table(
         _claims(parameters, rows, direct, inter_dense),
         ["the post (2022)", "this run"],

@@ -4,6 +4,7 @@ All is read from the folders that other stages write. The texts are in `page.htm
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,8 +17,10 @@ from facevae.common.parameters import VARIANTS, Parameters
 from facevae.reports.charts import CHARTS
 from facevae.reports.inputs import damaged, missing, read_json, read_text
 from facevae.reports.markdown import markdown_sections
+from facevae.reports.summary import findings, read_values
+from facevae.reports.terms import terms_of_images
 
-# PNG files of each variant, and of both.
+# PNG files of each variant, and SVG files of both.
 _GRIDS = ("samples", "reconstructions", "interpolation", "attributes")
 _MEMORY_CHARTS = ("memory_by_batch", "memory_by_inter_dense")
 
@@ -33,7 +36,7 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file: its link from the page, quoted for a URL, and its size in pixels."""
+    """A PNG or SVG file: its link from the page, quoted for a URL, and its size in pixels."""
 
     link: str
     width: int
@@ -42,15 +45,26 @@ class Picture:
 
 def _picture(path: Path, folder: Path) -> Picture:
     """The picture at `path` for a page in `folder`."""
+    width, height = _svg_size(path) if path.suffix == ".svg" else _png_size(path)
+    return Picture(quote(Path(os.path.relpath(path, folder)).as_posix()), width, height)
+
+
+def _png_size(path: Path) -> tuple[int, int]:
     try:
         check_file(path)
         with Image.open(path) as image:
-            width, height = image.size
+            return image.size
     except FileNotFoundError:
         raise missing(path) from None
     except UnidentifiedImageError as error:
         raise damaged(path, error) from None
-    return Picture(quote(Path(os.path.relpath(path, folder)).as_posix()), width, height)
+
+
+def _svg_size(path: Path) -> tuple[int, int]:
+    found = re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', read_text(path))
+    if not found:
+        raise damaged(path, "it has no size")
+    return round(float(found[1])), round(float(found[2]))
 
 
 def page_html(
@@ -70,6 +84,8 @@ def page_html(
         parameters=parameters,
         metrics={variant: read_json(metrics / f"{variant}.json") for variant in VARIANTS},
         classifier=read_json(metrics / "attributes.json"),
+        terms=terms_of_images(parameters.data),
+        findings=findings(read_values(reports / "comparison.csv")),
         comparison=markdown_sections(read_text(reports / "comparison.md")),
         memory=markdown_sections(read_text(reports / "memory.md")),
         grids={
@@ -79,7 +95,7 @@ def page_html(
             for name in _GRIDS
         },
         charts={
-            **{name: _picture(charts / f"{name}.png", folder) for name in CHARTS},
-            **{name: _picture(reports / f"{name}.png", folder) for name in _MEMORY_CHARTS},
+            **{name: _picture(charts / f"{name}.svg", folder) for name in CHARTS},
+            **{name: _picture(reports / f"{name}.svg", folder) for name in _MEMORY_CHARTS},
         },
     )
