@@ -84,7 +84,7 @@ class Study:
         report_file: name of the Markdown file.
         common: settings of all candidates.
         candidates: the settings that each changes.
-        repeated: candidates that are measured with every seed; the others with seed 1 alone.
+        seeds: how many seeds a candidate is measured with, if more than one: 1, 2, ...
         measure: metrics of a candidate with a seed, possibly nested; None is not defined.
         report: Markdown lines.
         pictures: writes pictures into the folder of the report, if what they show is there.
@@ -94,7 +94,7 @@ class Study:
     report_file: str
     common: Settings
     candidates: Mapping[Title, Settings]
-    repeated: Sequence[Title]
+    seeds: Mapping[Title, int]
     measure: Callable[["Work", Title, int], Mapping[str, Any]]
     report: Callable[[Results], list[str]]
     pictures: Callable[[Results, Path, Path], None] = lambda results, work, reports: None
@@ -244,15 +244,25 @@ def find_results(study: Study, settings: Mapping[Title, Settings], file: Path) -
     return Results(settings, found, Origins(row for rows in found.values() for row in rows))
 
 
-def measure_missing(study: Study, work: Work, seeds: Sequence[int], file: Path) -> None:
+def measure_missing(
+    study: Study, work: Work, seeds: Sequence[int] | None, part: str | None, file: Path
+) -> None:
     """Measure the candidates that have no row yet, and append their rows.
+
+    Args:
+        seeds: those to measure; None: all of each candidate.
+        part: measure only the candidates whose title begins with this word; None: all.
 
     Raises:
         UserError: the code has changed since the study began.
     """
     # One seed after the other: what a stopped study has can be compared.
-    for seed, title in itertools.product(seeds, study.candidates):
-        if seed != FIRST_SEED and title not in study.repeated:
+    wanted = [title for title in study.candidates if part in (None, title[0])]
+    if not wanted:
+        raise UserError(f"--only {part}: no title of a candidate begins so")
+    last = max(study.seeds.get(title, 1) for title in wanted)
+    for seed, title in itertools.product(seeds or range(FIRST_SEED, last + 1), wanted):
+        if seed > study.seeds.get(title, 1):
             continue
         text = settings_text(work.settings[title])
         name = f"{study.name}: {', '.join(title)}, seed {seed}"
@@ -302,7 +312,8 @@ def main(study: Study, description: str | None) -> None:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", help="for all candidates, such as train.epochs=8")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these; by default all")
+    parser.add_argument("--only", metavar="PART", help="only candidates whose title begins so")
     parser.add_argument("--report", action="store_true", help="write the report, measure nothing")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="folder of rows and reports")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="models are kept here")
@@ -324,7 +335,7 @@ def _run(study: Study, options: argparse.Namespace) -> None:
     folder, file = options.folder.resolve() / study.name, options.reports / f"{study.name}.csv"
     if not options.report:
         with exclusive_writer(folder):
-            measure_missing(study, Work(folder, settings), options.seeds, file)
+            measure_missing(study, Work(folder, settings), options.seeds, options.only, file)
     results = find_results(study, settings, file)
     if not results.rows:
         raise UserError(f"{file}: has no rows of these settings; measure some: without --report")

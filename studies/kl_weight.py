@@ -159,7 +159,7 @@ STUDY = Study(
         "train.epochs": EPOCHS,
     },
     candidates=CANDIDATES,
-    repeated=(),
+    seeds={},
     measure=measure,
     report=report,
     pictures=save_pictures,

@@ -11,8 +11,6 @@ The same trainings as experiments of DVC, each with both variants:
     dvc queue start
 """
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +21,13 @@ import facevae.plotting.backend  # noqa: F401
 # isort: split
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import stats
 
 from benchmarks.harness import MIB, project_parameters, table
 from facevae.common.files import atomic_write
 from facevae.memory.ledger import ledger
 from facevae.plotting.charts import VARIANT_COLOURS
 from studies.harness import EPOCHS, Results, Settings, Study, Title, dvc_command, main
+from studies.intervals import interval
 
 CONFIDENCE = 0.95
 DIRECT = ("direct",)
@@ -58,15 +56,6 @@ QUANTITIES = (
 IN_PICTURE = (QUANTITIES[0], QUANTITIES[-1])
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its confidence interval by Student's t; nan of a single one."""
-    mean = float(np.mean(differences))
-    if len(differences) < 2:
-        return mean, math.nan
-    found = stats.ttest_1samp(differences, 0.0).confidence_interval(CONFIDENCE)
-    return mean, float(found.high - found.low) / 2
-
-
 def differences(results: Results, title: Title, metric: str) -> list[float]:
     """To direct with the same seed, for the seeds that both have."""
     without = {row.seed: row.metrics for row in results.rows.get(DIRECT, ())}
@@ -82,8 +71,8 @@ def _gap(results: Results, title: Title, quantity: Quantity) -> tuple[bool, str]
     found = differences(results, title, quantity.metric)
     if not found:
         return False, ""
-    mean, half = interval(found)
-    return abs(mean) > half, f"{mean:+.{quantity.digits}f} ± {half:.{quantity.digits}f}"
+    each, digits = interval(found, CONFIDENCE), quantity.digits
+    return abs(each.mean) > each.half, f"{each.mean:+.{digits}f} ± {each.half:.{digits}f}"
 
 
 def in_words(results: Results) -> list[str]:
@@ -206,7 +195,7 @@ STUDY = Study(
     report_file="inter_dense.md",
     common={"data.resize": "lanczos", "train.epochs": EPOCHS},
     candidates=CANDIDATES,
-    repeated=tuple(CANDIDATES),
+    seeds=dict.fromkeys(CANDIDATES, 3),
     measure=lambda work, title, seed: work.evaluate(title, seed),
     report=report,
     pictures=save_picture,

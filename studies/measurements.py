@@ -185,3 +185,54 @@ def code_metrics(model: Path, held_out: np.ndarray) -> tuple[dict[str, float], n
         "radius": float(np.median(np.linalg.norm(z, axis=1))),
         "kl": float(keras.ops.convert_to_numpy(kl_per_unit(mu, log_var)).sum(axis=1).mean()),
     }, z
+
+
+class ImageMetrics(NamedTuple):
+    """Metrics of each image, all (images,).
+
+    Attributes:
+        bits: ELBO in bits per dimension, under the given prior.
+        rate: ln q(z|x) - ln p(z), nats, under the given prior.
+        psnr: of the image decoded from mu, dB.
+    """
+
+    bits: np.ndarray
+    rate: np.ndarray
+    psnr: np.ndarray
+
+
+def image_metrics(vae: Any, prior: Any, images: np.ndarray) -> ImageMetrics:
+    """What the evaluate stage measures of a split, image by image.
+
+    Args:
+        prior: of `facevae.latent.priors`.
+        images: (images, size, size, 3) in [0, 1].
+
+    Raises:
+        ValueError: the loss of the VAE implies no Gaussian Decoder.
+    """
+    import keras
+
+    from facevae.evaluation.image_metrics import psnr
+    from facevae.evaluation.likelihood import bits_per_dimension, decoder_sigma, log_density
+    from facevae.latent.codes import AT_ONCE, encode_dataset, sample_posterior
+    from facevae.latent.generation import decoded, reconstructions
+    from facevae.model.losses import squared_error
+
+    sigma = decoder_sigma(vae)
+    if sigma is None:
+        raise ValueError("the loss of the VAE implies no Gaussian Decoder")
+    as_array, dimensions = keras.ops.convert_to_numpy, images[0].size
+    batches = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
+    mu, log_var = encode_dataset(vae, batches)
+    z = sample_posterior(mu, log_var, SEED)
+    errors = as_array(squared_error(images, decoded(vae, z)[:])).astype(np.float64)
+    density = log_density(errors, sigma=sigma, dimensions=dimensions)
+    # ln q(z|x) as its expectation over q(z|x).
+    log_q = -0.5 * (1.0 + np.log(2.0 * np.pi) + log_var.astype(np.float64)).sum(axis=1)
+    rate = log_q - prior.log_density(z)
+    return ImageMetrics(
+        bits_per_dimension(density - rate, dimensions),
+        rate,
+        np.asarray(psnr(images, reconstructions(vae, images))),
+    )

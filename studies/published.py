@@ -155,7 +155,7 @@ STUDY = Study(
         "train.learning_rate": 0.001,
     },
     candidates=CANDIDATES,
-    repeated=(),
+    seeds={},
     measure=measure,
     report=report,
 )

@@ -1,6 +1,5 @@
 """What the studies' reports say of rows that are made up here, and their statistics."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from PIL import Image
 
 from studies import kl_weight, layer_size, losses, memory_options
 from studies.harness import Results, Study, Title, dvc_command, find_results
-from studies.layer_size import DIRECT, PARAMETERS, QUANTITIES, interval
+from studies.layer_size import DIRECT, PARAMETERS, QUANTITIES
 from studies.losses import COLUMNS, DEFAULT, FLOOR, PUBLISHED, PYTHAE
 from studies.rows import Origin, Row, append_row, settings_text
 
@@ -27,22 +26,6 @@ def _results(
         origin = Origin(ORIGIN.commit, ORIGIN.digest, ORIGIN.images, device)
         append_row(file, Row(study.name, settings_text(settings[title]), seed, origin, metrics))
     return find_results(study, settings, file)
-
-
-def test_metric_interval_is_students() -> None:
-    values = [0.3, -0.1, 0.4, 0.25]
-    mean, half = interval(values)
-    center = sum(values) / 4
-    deviation = math.sqrt(sum((value - center) ** 2 for value in values) / 3)
-    assert mean == pytest.approx(center)
-    # The 0.975 quantile of Student's t with 3 degrees of freedom, as tables print it.
-    assert half == pytest.approx(3.182446 * deviation / 2, rel=1e-6)
-
-
-def test_metric_interval_of_a_single_seed_is_not_known() -> None:
-    mean, half = interval([0.5])
-    assert mean == 0.5
-    assert math.isnan(half)
 
 
 def _layers(gap: float) -> dict[tuple[Title, int], Metrics]:

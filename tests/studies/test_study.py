@@ -45,7 +45,7 @@ def _run(
         report_file="tiny.md",
         common={"train.epochs": 1},
         candidates={TITLES[0]: {}, TITLES[1]: {"loss.kl_weight": 0.5}},
-        repeated=TITLES[:1],
+        seeds={TITLES[0]: 2},
         measure=measure,
         report=report,
     )
@@ -90,9 +90,17 @@ def test_study_continues_where_it_stopped_and_measures_nothing_twice(
     assert file.read_bytes() == content
 
 
+def test_a_part_of_a_study_can_be_measured_alone(
+    measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _run(tmp_path, measured, monkeypatch, *ARGUMENTS, "--only", "second") == 0
+    assert measured == [(TITLES[1], 1)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--only", "third"], "--only third: no title of a candidate begins so"),
         (["train.epochs"], "train.epochs: must be a parameter and its value"),
         (["train.epochs=0"], "train.epochs: must be greater than or equal to 1, not 0"),
         (["train.epoch=1"], "train.epoch: unknown parameter"),

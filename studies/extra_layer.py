@@ -1,0 +1,367 @@
+"""Does the extra Dense layer hurt?
+
+The design was written before the first main training, and is not changed after it.
+
+Question: what does the extra layer of 256 units cost in quality, at equal images seen?
+
+Primary figure: the ELBO of the test split in bits per dimension, under a Gaussian prior that is
+fitted to the training codes. The layer's cost is this figure with the layer minus without it, of
+two trainings with the same seed; positive is worse.
+
+Margin: 0.016 bits, which are about 0.1 dB. Test: the paired 90 % interval of the cost by Student's
+t. If its upper end is below the margin, the layer is "no worse"; if both ends are within it,
+the two are "equivalent". The cost with its 95 % interval is given in any case.
+
+Learning rates: for each network the best of three on the validation split, in a pilot of its own
+(`studies.extra_layer_pilot`).
+
+Parts, each training with 13,472 images an epoch in batches of 16:
+
+    main      without the layer, and with 256 units: eight seeds, 12 epochs (161,664 images, 10,104
+              steps). Eight, whatever is seen on the way.
+    control   512 units, three seeds: they contain every Encoder without the layer, so what they
+              lose is lost by optimisation and not by capacity. No layer with latent size 175, three
+              seeds: it has the weights of 256 units, and asks whether the layer is the cheapest way
+              to shed them. Both against the first three seeds without the layer.
+    steps     without the layer and with 256 units: 3 epochs (40,416 images), three seeds, and 36
+              epochs (484,992 images), one seed: does the gap close? The last is the first to be
+              dropped.
+
+Secondary figures: PSNR; rate and distortion; the share of reconstructions that are the same person;
+of samples, from N(0, I), which the post speaks of, and from the fitted prior, five draws each, the
+share with a face and the Frechet distance on descriptors; and the primary figure and PSNR of each
+source, CelebA and Labeled Faces in the Wild. Several networks are compared with the one without the
+layer by Dunnett's procedure.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import facevae.plotting.backend  # noqa: F401
+
+# isort: split
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.harness import table
+from facevae.common.files import atomic_write
+from facevae.common.requests import check_face_packages
+from facevae.common.runtime import enable_determinism, load_tensorflow
+from facevae.plotting.charts import VARIANT_COLOURS
+from studies.extra_layer_pilot import COMMON, NETWORKS
+from studies.harness import Results, Settings, Study, Title, Work, dvc_command, main, place
+from studies.intervals import Interval, dunnett, interval, verdict
+from studies.measurements import image_metrics
+
+MARGIN = 0.016  # bits per dimension
+TEST_CONFIDENCE, CONFIDENCE = 0.90, 0.95
+EPOCHS, SHORT, LONG = 12, 3, 36
+IMAGES_OF_AN_EPOCH = 13_472
+SEEDS, CONTROL_SEEDS = 8, 3
+
+# Chosen by the pilot; a test holds them against its rows.
+RATES: dict[str, float] = {
+    "direct": 0.001,
+    "256 units": 0.001,
+    "512 units": 0.001,
+    "latent size 175": 0.001,
+}
+WITHOUT, WITH = "direct", "256 units"
+LONGEST = {"direct": ("steps", WITHOUT, str(LONG)), "inter_dense": ("steps", WITH, str(LONG))}
+SHOWN = 32  # samples of the longest trainings
+
+
+def _settings(network: str, epochs: int) -> Settings:
+    return {
+        **NETWORKS[network],
+        "train.epochs": epochs,
+        "train.learning_rate": RATES[network],
+    }
+
+
+CANDIDATES: dict[Title, Settings] = {
+    **{("main", network, str(EPOCHS)): _settings(network, EPOCHS) for network in (WITHOUT, WITH)},
+    **{
+        ("control", network, str(EPOCHS)): _settings(network, EPOCHS)
+        for network in ("512 units", "latent size 175")
+    },
+    **{
+        ("steps", network, str(epochs)): _settings(network, epochs)
+        for epochs in (SHORT, LONG)
+        for network in (WITHOUT, WITH)
+    },
+}
+_SEEDS = {"main": SEEDS, "control": CONTROL_SEEDS, "steps": CONTROL_SEEDS}
+
+
+class Quantity(NamedTuple):
+    metric: str
+    title: str
+    digits: int
+    better: int  # 1 if higher is better, -1 if lower is
+
+
+PRIMARY = Quantity(
+    "test.elbo_bits_per_dimension_under_prior", "bits per dimension under the fitted prior", 4, -1
+)
+PSNR = Quantity("test.psnr", "PSNR, dB", 2, 1)
+QUANTITIES = (
+    PRIMARY,
+    PSNR,
+    Quantity("test.elbo_bits_per_dimension", "bits per dimension under N(0, I)", 4, -1),
+    Quantity("test.rate_under_prior", "rate under the fitted prior, nats", 1, -1),
+    Quantity("test.distortion", "distortion, nats", 1, -1),
+    Quantity("test.same_person", "reconstructions of the same person, share", 3, 1),
+    Quantity("samples.face_share", "samples with a face, fitted prior, share", 3, 1),
+    Quantity(
+        "samples.face_frechet_distance", "Frechet distance on descriptors, fitted prior", 4, -1
+    ),
+    Quantity("samples_normal.face_share", "samples with a face, N(0, I), share", 3, 1),
+    Quantity(
+        "samples_normal.face_frechet_distance", "Frechet distance on descriptors, N(0, I)", 4, -1
+    ),
+    Quantity("celeba.bits", "CelebA: bits per dimension under the fitted prior", 4, -1),
+    Quantity("celeba.psnr", "CelebA: PSNR, dB", 2, 1),
+    Quantity("lfw.bits", "LFW: bits per dimension under the fitted prior", 4, -1),
+    Quantity("lfw.psnr", "LFW: PSNR, dB", 2, 1),
+)
+
+
+def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
+    """All that the stage evaluate measures, and bits and PSNR of each source."""
+    check_face_packages()
+    load_tensorflow()
+    from facevae.latent.generation import samples
+    from facevae.latent.priors import load_prior
+    from facevae.model.saving import load_model
+    from facevae.shards.batches import Shards, load_images
+
+    enable_determinism(0)
+    metrics = work.evaluate(title, seed)
+    folder = work.train(title, seed)
+    vae, prior = load_model(folder / "model.keras"), load_prior(folder / "prior.npz")
+    shards = Shards(work.shards)
+    found = image_metrics(vae, prior, load_images(shards, "test"))
+    # Of the faces of LFW no label is known.
+    celeba = shards.labels("test").any(axis=1)
+    sources = {
+        name: {"bits": float(found.bits[chosen].mean()), "psnr": float(found.psnr[chosen].mean())}
+        for name, chosen in (("celeba", celeba), ("lfw", ~celeba))
+        if chosen.any()
+    }
+    np.save(folder / "shown.npy", samples(vae, SHOWN, 1, prior))
+    return {**metrics, **sources}
+
+
+def differences(results: Results, title: Title, base: Title, metric: str) -> list[float]:
+    """Of the trainings with the same seed, for the seeds that both candidates have."""
+    of_base = {row.seed: row.metrics for row in results.rows.get(base, ())}
+    return [
+        row.metrics[metric] - of_base[row.seed][metric]
+        for row in results.rows.get(title, ())
+        if metric in row.metrics and metric in of_base.get(row.seed, {})
+    ]
+
+
+def _pair(part: str, epochs: int) -> tuple[Title, Title]:
+    return (part, WITHOUT, str(epochs)), (part, WITH, str(epochs))
+
+
+def cost(results: Results, confidence: float) -> Interval | None:
+    """Of the extra layer in the primary figure, bits per dimension; None without a pair."""
+    base, layer = _pair("main", EPOCHS)
+    found = differences(results, layer, base, PRIMARY.metric)
+    return interval(found, confidence) if found else None
+
+
+def _cell(found: Sequence[float], digits: int) -> str:
+    if not found:
+        return ""
+    each = interval(found, CONFIDENCE)
+    half = "" if len(found) < 2 else f" ± {each.half:.{digits}f}"
+    return f"{each.mean:+.{digits}f}{half}"
+
+
+def answer(results: Results) -> list[str]:
+    """What the primary test says, in Markdown lines."""
+    tested, shown = cost(results, TEST_CONFIDENCE), cost(results, CONFIDENCE)
+    if tested is None or shown is None:
+        return ["No pair of main trainings has been measured yet."]
+    if tested.count < SEEDS:
+        return [
+            f"{tested.count} of {SEEDS} pairs of main trainings have been measured: no test is "
+            f"made before all are there. The cost so far is {shown.mean:+.4f} bits per dimension."
+        ]
+    said = {
+        "equivalent": "the two are equivalent within the margin",
+        "no worse": "the network with the layer is no worse, within the margin",
+        "worse": "the network with the layer is worse, by more than the margin",
+        "not decided": "the interval contains the margin, so the test does not decide",
+    }[verdict(tested, MARGIN)]
+    return [
+        f"**The layer costs {shown.mean:+.4f} ± {shown.half:.4f} bits per dimension** "
+        f"({CONFIDENCE:.0%} interval, {shown.count} pairs of trainings). The margin is {MARGIN} "
+        f"bits. The {TEST_CONFIDENCE:.0%} interval of the test is {tested.low:+.4f} to "
+        f"{tested.high:+.4f}: {said}."
+    ]
+
+
+def _main_table(results: Results) -> list[str]:
+    base, layer = _pair("main", EPOCHS)
+    lines = []
+    for each in QUANTITIES:
+        values = [results.mean(title, each.metric) if title in results.rows else None
+                  for title in (base, layer)]  # fmt: skip
+        if None in values:
+            continue
+        better = "higher" if each.better > 0 else "lower"
+        found = differences(results, layer, base, each.metric)
+        lines.append([
+            each.title, better, *(f"{value:.{each.digits}f}" for value in values),
+            _cell(found, each.digits), str(len(found)),
+        ])  # fmt: skip
+    head = ["", "better", "without", "with 256 units", "difference", "pairs"]
+    return list(table(head, lines, text=2))
+
+
+def _control_table(results: Results) -> list[str]:
+    base, layer = _pair("main", EPOCHS)
+    titles = [layer, *(title for title in CANDIDATES if title[0] == "control")]
+    titles = [title for title in titles if len(results.rows.get(title, ())) > 1]
+    if not titles or len(results.rows.get(base, ())) < 2:
+        return ["Not measured yet."]
+
+    def values(title: Title, metric: str) -> list[float]:
+        return [row.metrics[metric] for row in results.rows[title] if metric in row.metrics]
+
+    lines = []
+    for quantity in (PRIMARY, PSNR):
+        p_values = dunnett([values(title, quantity.metric) for title in titles],
+                           values(base, quantity.metric))  # fmt: skip
+        for title, p_value in zip(titles, p_values, strict=True):
+            found = differences(results, title, base, quantity.metric)
+            rows = [*results.rows[title], *results.rows[base]]
+            lines.append([
+                title[1], quantity.title, _cell(found, quantity.digits), str(len(found)),
+                f"{p_value:.3f}", *results.origins.cells(rows),
+            ])  # fmt: skip
+    head = ["network", "figure", "difference to no layer", "pairs", "Dunnett's p",
+            *results.origins.columns()]  # fmt: skip
+    return list(table(head, lines, text=2))
+
+
+def _steps(results: Results) -> dict[int, tuple[list[float], list[float]]]:
+    """By images seen: the layer's cost in bits, and its difference in dB, of each pair."""
+    found = {}
+    for part, epochs in (("steps", SHORT), ("main", EPOCHS), ("steps", LONG)):
+        base, layer = _pair(part, epochs)
+        bits, decibels = (
+            differences(results, layer, base, each.metric) for each in (PRIMARY, PSNR)
+        )
+        if bits:
+            found[epochs * IMAGES_OF_AN_EPOCH] = bits, decibels
+    return found
+
+
+def report(results: Results) -> list[str]:
+    """The lines of the Markdown report."""
+    steps = [
+        [f"{images:,}", _cell(bits, PRIMARY.digits), _cell(decibels, PSNR.digits), str(len(bits))]
+        for images, (bits, decibels) in _steps(results).items()
+    ]
+    _, layer = _pair("main", EPOCHS)
+    return [
+        "# Does the extra Dense layer hurt?",
+        "",
+        "The design, which was fixed before the first main training, is the docstring of "
+        "`studies/extra_layer.py`. Learning rates: "
+        + "; ".join(f"{network}: {rate:g}" for network, rate in RATES.items())
+        + ", from [the pilot](extra_layer_pilot.md).",
+        "",
+        *answer(results),
+        "",
+        f"## All figures of the main trainings, with {CONFIDENCE:.0%} intervals",
+        "",
+        f"{EPOCHS} epochs, the test split; differences are of trainings with the same seed.",
+        "",
+        *_main_table(results),
+        "",
+        "## Controls: is it capacity, and is it the cheapest way?",
+        "",
+        *_control_table(results),
+        "",
+        "## Does the gap close with more steps?",
+        "",
+        *table(["images seen", "cost, bits per dimension", "PSNR, dB", "pairs"], steps, text=0),
+        "",
+        *results.origins.note(),
+        "",
+        "```console",
+        dvc_command({**results.settings[layer], "train.seed": 1}),
+        "```",
+    ]
+
+
+def _over_images(axes: Axes, points: Mapping[int, Sequence[float]], title: str) -> None:
+    for images, values in points.items():
+        each = interval(values, CONFIDENCE)
+        colour = VARIANT_COLOURS["inter_dense"]
+        axes.plot([images] * len(values), values, ".", color=colour, alpha=0.35)
+        if each.count > 1:
+            axes.errorbar(images, each.mean, each.half, fmt="o", color=colour, capsize=4)
+        else:
+            axes.plot(images, each.mean, "o", color=colour)
+    axes.axhline(0.0, color="#888888", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks(list(points), [f"{images:,}" for images in points])
+    axes.minorticks_off()
+    axes.set_xlabel("images seen in training")
+    axes.set_ylabel(title)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_pictures(results: Results, folder: Path, reports: Path) -> None:
+    """The cost over the images seen; samples of the longest trainings, if they are here."""
+    steps = _steps(results)
+    if not steps:
+        return
+    figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"256 units against no layer: pairs of trainings, mean and {CONFIDENCE:.0%} interval",
+        fontsize=12,
+    )
+    left, right = figure.subplots(1, 2)
+    _over_images(left, {images: bits for images, (bits, _) in steps.items()}, "bits per dimension")
+    left.axhspan(-MARGIN, MARGIN, color="#88888822", linewidth=0)
+    _over_images(right, {images: each for images, (_, each) in steps.items()}, "PSNR, dB")
+    with atomic_write(reports / "extra_layer.png") as temporary:
+        # Matplotlib's own entry names its version.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    for variant, title in LONGEST.items():
+        if title in results.rows:
+            row = results.rows[title][0]
+            shown = place(folder, results.settings[title], row.seed, row.origin) / "shown.npy"
+            if shown.exists():
+                from facevae.plotting.grids import save_grid
+
+                save_grid(np.load(shown), 8, reports / f"extra_layer_samples_{variant}.png")
+
+
+STUDY = Study(
+    name="extra_layer",
+    report_file="extra_layer.md",
+    common=COMMON,
+    candidates=CANDIDATES,
+    seeds={title: 1 if title[-1] == str(LONG) else _SEEDS[title[0]] for title in CANDIDATES},
+    measure=measure,
+    report=report,
+    pictures=save_pictures,
+)
+
+if __name__ == "__main__":
+    main(STUDY, __doc__)

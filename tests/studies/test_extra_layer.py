@@ -1,0 +1,191 @@
+"""The study of the extra layer: its test, its tables and the rates of its pilot."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from studies import extra_layer, extra_layer_pilot
+from studies.extra_layer import EPOCHS, MARGIN, PRIMARY, QUANTITIES, SEEDS, WITH, WITHOUT
+from studies.harness import REPORTS, Results, Study, Title, find_results
+from studies.intervals import Interval, dunnett, interval, verdict
+from studies.rows import Origin, Row, append_row, settings_text
+
+ORIGIN = Origin("0123abc", "c0de", "face", "CPU")
+BASE: Title = ("main", WITHOUT, str(EPOCHS))
+LAYER: Title = ("main", WITH, str(EPOCHS))
+# Quantiles of Student's t with 7 degrees of freedom, as tables print them: one-sided 0.95, 0.975.
+T_90, T_95 = 1.89457861, 2.36462425
+
+
+def _results(study: Study, found: Mapping[tuple[Title, int], Mapping[str, float]], file: Path):
+    settings = study.settings({})
+    for (title, seed), metrics in found.items():
+        append_row(file, Row(study.name, settings_text(settings[title]), seed, ORIGIN, metrics))
+    return find_results(study, settings, file)
+
+
+def _trainings(cost: float, seeds: int = SEEDS) -> dict[tuple[Title, int], dict[str, float]]:
+    """Main trainings whose level wanders with the seed, and whose cost is nearly the same."""
+    found = {}
+    for seed in range(1, seeds + 1):
+        level = 6.0 + 0.1 * math.sin(seed)
+        for title, more in ((BASE, 0.0), (LAYER, cost + 0.002 * math.cos(seed))):
+            metrics = {quantity.metric: 20.0 + level for quantity in QUANTITIES}
+            found[title, seed] = {**metrics, PRIMARY.metric: level + more}
+    return found
+
+
+def test_metric_interval_is_students() -> None:
+    values = [0.3, -0.1, 0.4, 0.25, 0.0, 0.2, 0.1, 0.05]
+    found = interval(values, 0.95)
+    half = T_95 * statistics.stdev(values) / math.sqrt(8)
+    assert found.mean == pytest.approx(statistics.fmean(values))
+    assert found.half == pytest.approx(half, rel=1e-6)
+    assert found.low == pytest.approx(found.mean - half)
+    assert found.high == pytest.approx(found.mean + half)
+
+
+def test_metric_interval_of_a_single_seed_is_not_known() -> None:
+    found = interval([0.5], 0.95)
+    assert found.mean == 0.5
+    assert math.isnan(found.half)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "said"),
+    [
+        (0.001, 0.005, "equivalent"),
+        (-0.020, 0.010, "no worse"),
+        (-0.050, 0.010, "no worse"),
+        (0.012, 0.005, "not decided"),
+        (0.0, 0.030, "not decided"),
+        (0.030, 0.010, "worse"),
+    ],
+)
+def test_verdict_is_where_the_interval_lies(mean: float, half: float, said: str) -> None:
+    assert verdict(Interval(mean, half, 8), 0.016) == said
+
+
+def test_dunnett_holds_the_chance_of_any_false_alarm() -> None:
+    """Against a simulation of the largest of the statistics when all groups are alike."""
+    random = np.random.default_rng(1)
+    groups, control = [[0.9, 1.4, 1.0], [1.8, 2.1, 1.7]], [0.5, 0.9, 1.2, 0.7]
+    sizes = [len(group) for group in groups]
+
+    def largest(means, deviation, control_mean):
+        scale = [math.sqrt(1 / size + 1 / len(control)) for size in sizes]
+        return [
+            abs(mean - control_mean) / (deviation * each)
+            for mean, each in zip(means, scale, strict=True)
+        ]
+
+    every = [*groups, control]
+    freedom = sum(map(len, every)) - len(every)
+    pooled = math.sqrt(sum((len(each) - 1) * statistics.variance(each) for each in every) / freedom)
+    seen = largest([statistics.fmean(group) for group in groups], pooled, statistics.fmean(control))
+    draws = 40_000
+    deviations = np.sqrt(random.chisquare(freedom, draws) / freedom)
+    controls = random.standard_normal(draws) / math.sqrt(len(control))
+    means = [random.standard_normal(draws) / math.sqrt(size) for size in sizes]
+    alike = np.max(largest(means, deviations, controls), axis=0)
+    expected = [float(np.mean(alike >= each)) for each in seen]
+    assert dunnett(groups, control) == pytest.approx(expected, abs=0.01)
+
+
+def test_report_has_the_cost_that_the_pairs_have(tmp_path: Path) -> None:
+    found = _trainings(0.05)
+    results = _results(extra_layer.STUDY, found, tmp_path / "rows.csv")
+    pairs = [
+        found[LAYER, seed][PRIMARY.metric] - found[BASE, seed][PRIMARY.metric]
+        for seed in range(1, SEEDS + 1)
+    ]
+    mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(SEEDS)
+    text = "\n".join(extra_layer.report(results))
+    assert f"The layer costs {mean:+.4f} ± {T_95 * error:.4f} bits per dimension" in text
+    assert f"is {mean - T_90 * error:+.4f} to {mean + T_90 * error:+.4f}: the network with" in text
+    assert "worse, by more than the margin" in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"), [(0.001, "are equivalent within the margin"), (-0.1, "is no worse")]
+)
+def test_report_says_what_the_test_says(cost: float, said: str, tmp_path: Path) -> None:
+    results = _results(extra_layer.STUDY, _trainings(cost), tmp_path / "rows.csv")
+    assert said in "\n".join(extra_layer.answer(results))
+
+
+def test_no_test_is_made_before_all_pairs_are_there(tmp_path: Path) -> None:
+    results = _results(extra_layer.STUDY, _trainings(0.05, SEEDS - 1), tmp_path / "rows.csv")
+    (line,) = extra_layer.answer(results)
+    assert line.startswith(f"{SEEDS - 1} of {SEEDS} pairs of main trainings have been measured")
+    assert "margin" not in line
+
+
+def test_report_and_picture_of_all_parts(tmp_path: Path) -> None:
+    found = _trainings(0.05)
+    for title in extra_layer.CANDIDATES:
+        for seed in range(1, extra_layer.STUDY.seeds[title] + 1):
+            if title[0] != "main":
+                more = 0.03 if title[1] != WITHOUT else 0.001 * seed
+                metrics = {each.metric: 20.0 + 0.01 * seed for each in QUANTITIES}
+                found[title, seed] = {**metrics, PRIMARY.metric: 6.0 + more + 0.002 * seed**2}
+    results = _results(extra_layer.STUDY, found, tmp_path / "rows.csv")
+    text = "\n".join(extra_layer.report(results))
+    for images, pairs in (("40,416", 3), ("161,664", 8), ("484,992", 1)):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {images} |")]
+        assert line.endswith(f"| {pairs} |")
+    for network in ("512 units", "latent size 175"):
+        assert f"| {network} | {PRIMARY.title} |" in text
+    extra_layer.save_pictures(results, tmp_path, tmp_path)
+    with Image.open(tmp_path / "extra_layer.png") as picture:
+        assert picture.width == 1200
+
+
+def _committed(study: Study) -> Results:
+    """The project's own rows, or a skip that says that there are none."""
+    file = REPORTS / f"{study.name}.csv"
+    if not file.exists():
+        pytest.skip(f"{file.name}: has not been measured yet")
+    common = {key: value for key, value in study.common.items() if "synthesize" not in key}
+    settings = {title: {**common, **changes} for title, changes in study.candidates.items()}
+    return find_results(study, settings, file)
+
+
+def test_rates_are_those_that_the_pilot_chose() -> None:
+    assert extra_layer_pilot.best_rates(_committed(extra_layer_pilot.STUDY)) == extra_layer.RATES
+
+
+def test_answer_from_the_csv_by_a_second_computation() -> None:
+    results = _committed(extra_layer.STUDY)
+    by_units: dict[int, dict[int, float]] = {0: {}, 256: {}}
+    with open(REPORTS / "extra_layer.csv", newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            settings = json.loads(row["settings"])
+            units = settings["encoder.inter_dense"]
+            whole = settings["encoder.latent_size"] == 256 and settings["train.epochs"] == EPOCHS
+            if units in by_units and whole:
+                by_units[units][int(row["seed"])] = float(row[PRIMARY.metric])
+    without, layer = by_units[0], by_units[256]
+    pairs = [layer[seed] - without[seed] for seed in sorted(without.keys() & layer.keys())]
+    cost = extra_layer.cost(results, 0.95)
+    assert cost is not None
+    assert cost.count == len(pairs)
+    assert cost.mean == pytest.approx(sum(pairs) / len(pairs), abs=1e-9)
+    if len(pairs) == SEEDS:
+        error = statistics.stdev(pairs) / math.sqrt(SEEDS)
+        assert cost.half == pytest.approx(T_95 * error, rel=1e-6)
+        upper, lower = cost.mean + T_90 * error, cost.mean - T_90 * error
+        said = (
+            ("are equivalent" if lower > -MARGIN else "is no worse")
+            if upper < MARGIN
+            else ("is worse" if lower > MARGIN else "does not decide")
+        )
+        (line,) = extra_layer.answer(results)
+        assert said in line or said.replace("is ", "") in line
