@@ -32,17 +32,18 @@ POST: Settings = {
 RESIZE: Settings = {**POST, "decoder.resize_layers": 2}
 
 THE_POST = ("as in the post",)
-RESIZED = ("resize in the two outermost",)
+RESIZED = ("resize in the three outermost",)
+RESIZED_16 = ("resize in three, batch 16",)
 CANDIDATES: dict[Title, Settings] = {
     THE_POST: POST,
     ("resize in all layers",): {**POST, "decoder.resize_layers": 4},
-    RESIZED: RESIZE,
-    ("resize in the three outermost",): {**POST, "decoder.resize_layers": 3},
+    ("resize in the two outermost",): RESIZE,
+    RESIZED: {**POST, "decoder.resize_layers": 3},
     ("resize in the outermost",): {**POST, "decoder.resize_layers": 1},
     ("kernel 4 in the Decoder's two outermost",): {**POST, "decoder.kernel_sizes": [4, 4, 3, 3]},
     ("kernel 4 in the Decoder",): {**POST, "decoder.kernel_sizes": [4, 4, 4, 4]},
     ("kernel 4 in both networks",): {**POST, "encoder.kernel_sizes": [4, 4, 4, 4]},
-    ("resize in three, batch 16",): {
+    RESIZED_16: {
         **POST, "decoder.resize_layers": 3, "train.batch_size": 16,
     },
     ("resize in two, batch 16",): {**RESIZE, "train.batch_size": 16},
@@ -156,7 +157,7 @@ STUDY = Study(
     report_file="decoder.md",
     common={"encoder.inter_dense": 256, "train.epochs": EPOCHS},
     candidates=CANDIDATES,
-    seeds=dict.fromkeys([THE_POST, RESIZED], 3),
+    seeds=dict.fromkeys([THE_POST, RESIZED, RESIZED_16], 3),
     measure=measure,
     report=report,
     pictures=save_pictures,

@@ -125,11 +125,11 @@ def report(results: Results) -> list[str]:
         f"The variant with {common['encoder.inter_dense']} units in the extra Dense layer, trained "
         f"for {common['train.epochs']} epochs of batch {common['train.batch_size']} and measured "
         "on the validation split. All have the same networks, but the second row has the Decoder "
-        "of the post and batches of 32. The learning rate falls as a cosine; pythae's is constant. Samples "
-        "are drawn from a Gaussian fitted to each model's training codes. Bits per dimension are "
-        "those of a Gaussian Decoder with the sigma that is best for each row. Bold is the rate "
-        "with the fewest bits per dimension. The grid of real images is 1; SWD is in the real "
-        "images' normalisation.",
+        "of the post and batches of 32. The learning rate falls as a cosine; pythae's is constant. "
+        "Samples are drawn from a Gaussian fitted to each model's training codes. Bits per "
+        "dimension are those of a Gaussian Decoder with the sigma that is best for each row. "
+        "Bold is the rate with the fewest bits per dimension. The grid of real images is 1; SWD is "
+        "in the real images' normalisation.",
         "",
         *table(head, lines, text=2),
         "",
