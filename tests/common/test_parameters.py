@@ -264,7 +264,7 @@ def test_a_home_that_is_not_expanded_is_written_out(
 @pytest.mark.parametrize(
     ("limit", "sentence"),
     [
-        ({"train": 31}, "train.batch_size: 32 is more than the 31 images of the train split"),
+        ({"train": 15}, "train.batch_size: 16 is more than the 15 images of the train split"),
         ({"train": 99}, "generate.prior: a mixture needs at least 100 training images, and ther"),
         ({"test": 31}, "generate.rows, generate.columns: 8 x 8 needs 32 held-out images, and th"),
     ],
@@ -278,7 +278,7 @@ def test_limits_too_small_for_what_is_asked_are_told_without_any_data(
         _load(content, tmp_path)
     assert str(raised.value).removeprefix(f"{tmp_path}/params.yaml: ").startswith(sentence)
     content["data"]["limit"] |= {name: count + 1 for name, count in limit.items()}
-    if limit == {"train": 31}:
+    if limit == {"train": 15}:
         content["generate"]["prior"] = "gaussian"
     assert _load(content, tmp_path)
 
@@ -343,7 +343,7 @@ def test_changes_are_checked_as_the_file_is() -> None:
     known = settings()
     changed = known.with_changes({"train.batch_size": 64, "data.limit.train": 700})
     assert (changed.train.batch_size, changed.data.limit.train) == (64, 700)
-    assert known.train.batch_size == 32
+    assert known.train.batch_size == 16
     with pytest.raises(UserError) as raised:
         known.with_changes({"train.epochs": 0, "train.epoch": 3})
     assert sorted(str(raised.value).split("\n")) == [

@@ -241,5 +241,5 @@ def test_out_of_memory_is_refused_before_a_step_is_tried(
     large = {"filters": _LARGE}
     assert stage(name, "--variant=direct", *others, *of_data, encoder=large) == 2
     told = capfd.readouterr().err
-    assert re.fullmatch(r"training with a batch of 32 .*: more than .*`make fits VRAM=.*\n", told)
+    assert re.fullmatch(r"training with a batch of 16 .*: more than .*`make fits VRAM=.*\n", told)
     assert not written & {path.name for path in tmp_path.iterdir()}

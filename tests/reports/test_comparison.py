@@ -95,6 +95,7 @@ def test_claims_stand_beside_what_was_measured(
 def test_estimated_peaks_are_those_of_the_memory_report(
     parameters: Parameters, direct: dict, dense: dict
 ) -> None:
+    parameters = parameters.with_changes({"train.batch_size": 32})
     report = _report(parameters, direct, dense)
     pattern = r"step at batch 32: ([\d.]+) MiB without .*?, ([\d.]+) MiB with .*? ([\d.]+) MiB\."
     found = re.search(pattern, report)
