@@ -186,6 +186,9 @@ def _measure(parameters: Parameters) -> int:
 
 def main() -> None:
     """For each line of standard input, parameters as JSON, print the measured bytes."""
+    from facevae.common.runtime import load_tensorflow
+
+    load_tensorflow()
     import facevae.training.loop  # noqa: F401  imported once, for all forked processes
 
     for line in sys.stdin:

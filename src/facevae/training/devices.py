@@ -118,8 +118,7 @@ def _configure_coordination(cluster: Cluster) -> None:
     from tensorflow.python.eager import context
 
     # The strategy does the same with 10 s, and then takes machines that are busy or suspended for a
-    # moment for dead. There is no public way to change that. A killed process is noticed at once in
-    # any case, because its connections break.
+    # moment for dead. There is no public way to change that. A killed process is noticed as late.
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{cluster.chief.job}/replica:0/task:{cluster.chief.index}",
