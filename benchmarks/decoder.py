@@ -27,9 +27,11 @@ SMALLER = 16  # half of the first, compared in images per second
 ROUNDS = 15
 TRANSPOSED = {"decoder.resize_layers": 0, "decoder.kernel_sizes": [3, 3, 3, 3]}
 POST = "transposed, kernel 3: the post's"
+DEFAULT = "resize in the three outermost layers"
 WAYS: dict[str, dict[str, Any]] = {
     POST: TRANSPOSED,
     "resize, kernel 3": {**TRANSPOSED, "decoder.resize_layers": 4},
+    DEFAULT: {**TRANSPOSED, "decoder.resize_layers": 3},
     "resize in the two outermost layers": {**TRANSPOSED, "decoder.resize_layers": 2},
     "transposed, kernel 4": {**TRANSPOSED, "decoder.kernel_sizes": [4, 4, 4, 4]},
     "transposed, kernel 4 in the two outermost layers": {
@@ -50,8 +52,10 @@ def print_costs(shards: Path, batch_size: int, rounds: int) -> None:
         name: {**SETTINGS, **way, "train.batch_size": batch_size} for name, way in WAYS.items()
     }
     if batch_size == 2 * SMALLER:
-        name = "resize in the two outermost layers"
-        settings[f"{name}, batch {SMALLER}"] = {**settings[name], "train.batch_size": SMALLER}
+        settings[f"{DEFAULT}, batch {SMALLER}"] = {
+            **settings[DEFAULT],
+            "train.batch_size": SMALLER,
+        }
     candidates = {
         name: training_steps.start(project_parameters(changed), shards)
         for name, changed in settings.items()
