@@ -113,7 +113,7 @@ def test_charts_are_imported_whatever_backend_is_set(project: Path) -> None:
         return done.stdout.strip()
 
     for package in ("plotting", "reports"):
-        assert "inline" not in backend(package, "module://matplotlib_inline.backend_inline")
+        assert "ipympl" not in backend(package, "module://ipympl.backend_nbagg")
     # One that is there is left to the notebook.
     assert backend("plotting", "svg") == "svg"
 
