@@ -15,6 +15,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,8 +216,25 @@ def _open_to_signals(stage: Callable[[], None]) -> Callable[[], None]:
 
     def opened() -> None:
         signal.signal(signal.SIGTERM, _interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        stage()
+        before = sys.unraisablehook
+
+        def interrupt_again(unraisable: Any) -> None:
+            # Python drops what a destructor raises, and so a Ctrl-C that meets one.
+            if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+                before(unraisable)
+                return
+            number = unraisable.exc_value.args[0] if unraisable.exc_value.args else signal.SIGINT
+            # Later, because it would be dropped here, too.
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
+
+        sys.unraisablehook = interrupt_again
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            stage()
+        finally:
+            sys.unraisablehook = before
 
     return opened
 

@@ -50,6 +50,25 @@ def test_signals_ctrl_c_before_the_imports_waits_for_them(project: Path) -> None
     assert process.returncode == 130
 
 
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_signals_that_meet_a_destructor_are_not_lost(
+    project: Path, number: str, status: int
+) -> None:
+    script = (
+        "import sys; sys.path[:0] = ['stages']; import _stage, os, signal, time\n"
+        "class Thing:\n"
+        f"    def __del__(self): os.kill(os.getpid(), signal.{number})\n"
+        "def begin():\n"
+        "    Thing()\n"
+        "    time.sleep(20)\n"
+        "    print('went on')\n"
+        "_stage.run(begin)"
+    )
+    process = _start(project, sys.executable, "-c", script)
+    assert process.communicate(timeout=30)[0] == "interrupted\n"
+    assert process.returncode == status
+
+
 def test_signals_ctrl_c_while_tensorflow_is_imported(project: Path, tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     process = _start(
