@@ -35,6 +35,12 @@ REWRITES = {
         "facevae.model.networks.ZeroBiasGradConv2D": "layers.Conv2D",
         "facevae.model.networks.ZeroBiasGradConv2DTranspose": "layers.Conv2DTranspose",
     },
+    "the image as a sub-pixel convolution": {
+        "facevae.model.networks.SubpixelConv2DTranspose": "layers.Conv2DTranspose"
+    },
+    "einsum as a gradient of Dense layers": {
+        "facevae.model.networks.EinsumGradDense": "layers.Dense"
+    },
     "leaky ReLU whose gradient reads the output": {
         "facevae.model.networks.output_grad_leaky_relu": "activations.leaky_relu"
     },

@@ -16,8 +16,11 @@ from helpers import make_vae, settings, small_vae
 
 from facevae.common.errors import UserError
 from facevae.model.layers import (
+    EinsumGradDense,
     FusedBatchNormalization,
     ResizeConv2D,
+    SubpixelConv2DTranspose,
+    SubpixelResizeConv2D,
     ZeroBiasGradConv2D,
     ZeroBiasGradConv2DTranspose,
     ZeroBiasGradResizeConv2D,
@@ -410,6 +413,59 @@ def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: i
     theirs_found[2] = tf.transpose(theirs_found[2], (0, 1, 3, 2))
     for expected, got in zip(theirs_found, ours_found, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 2), (4, 2), (5, 2), (2, 3), (3, 1), (5, 4)])
+@pytest.mark.parametrize(
+    ("plain", "ours"),
+    [
+        (keras.layers.Conv2DTranspose, SubpixelConv2DTranspose),
+        (ResizeConv2D, SubpixelResizeConv2D),
+    ],
+)
+def test_subpixel_convolution_is_the_transposed_one(
+    plain: type, ours: type, side: int, stride: int
+) -> None:
+    inputs = tf.random.stateless_normal((2, 6, 6, 5), seed=(1, 2))
+    weights = tf.random.stateless_normal((2, 6 * stride, 6 * stride, 3), seed=(3, 4))
+    layers = [
+        layer(3, side, stride, padding="same", bias_initializer="normal") for layer in (plain, ours)
+    ]
+    results = []
+    for layer in layers:
+        layer.build(inputs.shape)
+        layer.set_weights(layers[0].get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(weights * outputs)
+        results.append([outputs, *tape.gradient(loss, [inputs, layer.kernel, layer.bias])])
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_dense_layer_with_an_einsum_is_kerass(dtype: str) -> None:
+    inputs = tf.random.stateless_normal((4, 6), seed=(1, 2))
+    layers = [
+        layer(5, "elu", bias_initializer="normal", dtype=dtype)
+        for layer in (keras.layers.Dense, EinsumGradDense)
+    ]
+    results = []
+    for layer in layers:
+        layer.build(inputs.shape)
+        layer.set_weights(layers[0].get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 3)
+        results.append([outputs, *tape.gradient(loss, [inputs, layer.kernel, layer.bias])])
+    for expected, got in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        tolerance = 1e-5 if dtype == "float32" else 2**-6  # bfloat16 has 8 significant bits
+        np.testing.assert_allclose(
+            tf.cast(got, tf.float32), tf.cast(expected, tf.float32), rtol=tolerance, atol=tolerance
+        )
 
 
 def test_decoder_has_the_layers_of_its_section() -> None:

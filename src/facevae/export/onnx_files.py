@@ -21,9 +21,12 @@ from onnx import helper, numpy_helper
 import facevae
 from facevae.common.files import atomic_write
 from facevae.model.layers import (
+    EinsumGradDense,
     FusedBatchNormalization,
     ReplicaConsistentDropout,
     ResizeConv2D,
+    SubpixelConv2DTranspose,
+    SubpixelResizeConv2D,
     ZeroBiasGradConv2D,
     ZeroBiasGradConv2DTranspose,
     ZeroBiasGradResizeConv2D,
@@ -166,9 +169,12 @@ _NODES: dict[type, Callable[[_Graph, Any, list[str], str], str]] = {
     keras.layers.Dense: _dense,
     keras.layers.Flatten: _flatten,
     keras.layers.Reshape: _reshape,
+    EinsumGradDense: _dense,
     FusedBatchNormalization: _normalization,
     ReplicaConsistentDropout: lambda graph, layer, inputs, name: inputs[0],
     ResizeConv2D: _resized,
+    SubpixelConv2DTranspose: _transposed,
+    SubpixelResizeConv2D: _resized,
     ZeroBiasGradConv2D: _convolution,
     ZeroBiasGradConv2DTranspose: _transposed,
     ZeroBiasGradResizeConv2D: _resized,

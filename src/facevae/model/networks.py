@@ -13,9 +13,12 @@ import keras
 from facevae.common.parameters import CHANNELS, Decoder, Encoder, decoder_layers
 from facevae.model.layers import (
     MOMENTUM,
+    EinsumGradDense,
     FusedBatchNormalization,
     ReplicaConsistentDropout,
     ResizeConv2D,
+    SubpixelConv2DTranspose,
+    SubpixelResizeConv2D,
     ZeroBiasGradConv2D,
     ZeroBiasGradConv2DTranspose,
     ZeroBiasGradResizeConv2D,
@@ -95,7 +98,7 @@ def build_encoder(encoder: Encoder, image_size: int, seed: int) -> keras.Model:
             x = _add_residual(x, name, encoder, seed)
     x = keras.layers.Flatten(name="flatten")(x)
     if encoder.inter_dense:
-        x = keras.layers.Dense(
+        x = EinsumGradDense(
             encoder.inter_dense,
             activation=encoder.activation,
             kernel_initializer=_kernel_initializer(seed, "inter_dense"),
@@ -103,7 +106,7 @@ def build_encoder(encoder: Encoder, image_size: int, seed: int) -> keras.Model:
         )(x)
     # The inputs of the losses are computed in float32, whatever the precision of the networks.
     heads = [
-        keras.layers.Dense(
+        EinsumGradDense(
             encoder.latent_size,
             kernel_initializer=_kernel_initializer(seed, name),
             dtype="float32",
@@ -131,7 +134,7 @@ def build_decoder(encoder: Encoder, decoder: Decoder, image_size: int, seed: int
     innermost = image_size // math.prod(encoder.strides)
     channels = encoder.filters[-1]
     z = keras.Input((encoder.latent_size,), name="z")
-    x = keras.layers.Dense(
+    x = EinsumGradDense(
         innermost * innermost * channels,
         kernel_initializer=_kernel_initializer(seed, "dense"),
         name="dense",
@@ -141,7 +144,9 @@ def build_decoder(encoder: Encoder, decoder: Decoder, image_size: int, seed: int
         name = f"conv_transpose_{number}"
         last = number == len(outward)
         normalized = encoder.batch_normalization and not last
-        if resize:
+        if last:
+            layer = SubpixelResizeConv2D if resize else SubpixelConv2DTranspose
+        elif resize:
             layer = ZeroBiasGradResizeConv2D if normalized else ResizeConv2D
         else:
             layer = ZeroBiasGradConv2DTranspose if normalized else keras.layers.Conv2DTranspose
