@@ -62,7 +62,7 @@ format: $(BIN)/.installed-dev ## fix style and formatting
 bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (15 minutes)
 	$(BIN)/python -m benchmarks.data_pipeline
 
-bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (15 minutes)
+bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (40 minutes)
 	$(BIN)/python -m benchmarks.training_speed
 
 bench-onednn: $(BIN)/.installed ## measure a step with and without oneDNN, and PyTorch's if it is installed (7 minutes)
@@ -80,8 +80,9 @@ bench-rewrites: $(BIN)/.installed ## measure what each rewrite of Keras' layers 
 bench-profile: $(BIN)/.installed ## measure where the time of a training step goes, by operation (3 minutes)
 	$(BIN)/python -m benchmarks.step_profile
 
-bench-memory: $(BIN)/.installed ## measure the memory of training steps beside the estimated one (6 minutes)
+bench-memory: $(BIN)/.installed ## measure the memory of training steps beside the estimated one, and what their start adds (7 minutes)
 	$(BIN)/python -m benchmarks.memory_model
+	$(BIN)/python -m benchmarks.start_memory
 
 bench-quality: $(BIN)/.installed-dev ## measure what the metrics of generated images cost (8 minutes)
 	$(BIN)/python -m benchmarks.metric_cost

@@ -22,6 +22,7 @@ def start(
     shards: Path,
     *,
     deterministic: bool = True,
+    one_batch: bool = False,
     replaced: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Candidate:
@@ -30,10 +31,12 @@ def start(
     Args:
         parameters: those of one variant.
         deterministic: as the train stage is.
+        one_batch: take all steps with the same one, which stays in memory.
         replaced: names in this project's modules, and what of Keras takes their place.
         variables: environment variables of the process.
     """
     flags = [] if deterministic else ["--not-deterministic"]
+    flags += ["--one-batch"] if one_batch else []
     for name, own in (replaced or {}).items():
         flags += ["--replace", name, own]
     return Candidate(
@@ -76,11 +79,13 @@ def endless_batches(shards: Path, batch_size: int, latent_size: int) -> Iterator
         )
 
 
-def _serve_steps(parameters: Parameters, shards: Path) -> None:
+def _serve_steps(parameters: Parameters, shards: Path, one_batch: bool) -> None:
     import tensorflow as tf
 
     vae, step = build_step(parameters)
     batches = endless_batches(shards, parameters.train.batch_size, vae.latent_size)
+    if one_batch:
+        batches = itertools.repeat(next(batches))
     weight = tf.constant(vae.kl_weight, tf.float32)
 
     def turn(steps: int) -> float:
@@ -97,6 +102,7 @@ def main() -> None:
     parser.add_argument("--parameters", required=True, help="JSON")
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--not-deterministic", action="store_true")
+    parser.add_argument("--one-batch", action="store_true")
     parser.add_argument("--replace", nargs=2, action="append", default=[])
     options = parser.parse_args()
     load_tensorflow()
@@ -107,7 +113,8 @@ def main() -> None:
         setattr(importlib.import_module(module), replaced, operator.attrgetter(own)(keras))
     if not options.not_deterministic:
         enable_determinism(1)
-    _serve_steps(Parameters.model_validate_json(options.parameters), options.shards)
+    parameters = Parameters.model_validate_json(options.parameters)
+    _serve_steps(parameters, options.shards, options.one_batch)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,22 @@ def _messages_held_back() -> Iterator[None]:
         os.waitpid(keeper, 0)
 
 
+_ARENAS = "MALLOC_ARENA_MAX"
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+
+
+def _share_one_heap() -> None:
+    """Let all threads of this process allocate from one heap, unless the environment says another.
+
+    With glibc, each thread that reads images has a heap of its own, and what it frees there serves
+    no other. From epoch to epoch other threads read, so that a training would hold the images that
+    it shuffles several times (`make bench-memory`).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option and _ARENAS not in os.environ:
+        set_option(_M_ARENA_MAX, 1)
+
+
 def load_tensorflow() -> None:
     """Import TensorFlow without its start-up messages, which no log level keeps back.
 
@@ -96,6 +112,7 @@ def load_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     ignore_inherited_settings()
+    _share_one_heap()
     # Keras imports these where it finds them, for functions that no stage calls. Without them a
     # stage starts in 2.8 s, less than the 3.9 s of a bare `import tensorflow` (`make bench-start`).
     unneeded = [name for name in ("matplotlib", "scipy", "sklearn") if name not in sys.modules]

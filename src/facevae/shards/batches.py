@@ -22,8 +22,9 @@ from facevae.shards.records import (
 # Images held for shuffling; at 96x96 they take 54 MiB. The shards' order is shuffled too.
 SHUFFLE_BUFFER = 2048
 
-# Batches that are ready, or in work, while a step takes another.
-_PREPARED = 4
+# Batches that are ready, or in work, while a step takes another: four of bytes, which take as much
+# as one of floats, and the next one of floats.
+_PREPARED = 2
 
 _LOAD_BATCH = 64  # images that `load_images` decodes at a time
 
@@ -97,7 +98,7 @@ class Shards:
 
 
 def _decoders(shards: Shards) -> tuple[Callable[..., Any] | None, Callable[..., Any]]:
-    """What turns serialised Examples into images, (batch, size, size, 3) float32 in [0, 1].
+    """What turns serialised Examples into pixels, (batch, size, size, 3) uint8.
 
     Returns:
         A function of one Example (), None if there is nothing to do before they are batched; and a
@@ -107,13 +108,13 @@ def _decoders(shards: Shards) -> tuple[Callable[..., Any] | None, Callable[..., 
     size = shards.image_size
 
     @_without_autograph
-    def scale(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.reshape(pixels, (-1, size, size, CHANNELS)), tf.float32) / 255.0
+    def reshape(pixels: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(pixels, (-1, size, size, CHANNELS))
 
     @_without_autograph
     def decode_raw(batch: tf.Tensor) -> tf.Tensor:
         raw = tf.io.parse_example(batch, features)["image"]
-        return scale(tf.io.decode_raw(raw, tf.uint8, fixed_length=size * size * CHANNELS))
+        return reshape(tf.io.decode_raw(raw, tf.uint8, fixed_length=size * size * CHANNELS))
 
     @_without_autograph
     def decode_file(record: tf.Tensor) -> tf.Tensor:
@@ -122,11 +123,16 @@ def _decoders(shards: Shards) -> tuple[Callable[..., Any] | None, Callable[..., 
             return tf.io.decode_png(file, CHANNELS)
         return tf.io.decode_jpeg(file, CHANNELS, dct_method="INTEGER_ACCURATE")
 
-    return (None, decode_raw) if shards.record_format == "raw" else (decode_file, scale)
+    return (None, decode_raw) if shards.record_format == "raw" else (decode_file, reshape)
+
+
+def _scale(pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels uint8 as images float32 in [0, 1]."""
+    return tf.cast(pixels, tf.float32) / 255.0
 
 
 def _batches(records: tf.data.Dataset, shards: Shards, batch_size: int, drop_remainder: bool):
-    """Batches of images (batch, size, size, 3) float32 in [0, 1] from serialised Examples ().
+    """Batches of pixels (batch, size, size, 3) uint8 from serialised Examples ().
 
     A record may be a tuple that starts with the Example; its other elements are batched as they
     are.
@@ -159,7 +165,8 @@ def images(
     records = tf.data.TFRecordDataset(shards.files(split))
     if limit is not None:
         records = records.take(limit)
-    return _batches(records, shards, batch_size, drop_remainder=False).prefetch(1)
+    pixels = _batches(records, shards, batch_size, drop_remainder=False)
+    return pixels.map(_without_autograph(_scale)).prefetch(1)
 
 
 def load_images(shards: Shards, split: str, limit: int | None = None) -> np.ndarray:
@@ -245,6 +252,7 @@ def labelled_batches(
     shuffled = labelled.shuffle(min(SHUFFLE_BUFFER, count), seed)
     return (
         _batches(shuffled, shards, batch_size, drop_remainder=False)
+        .map(_without_autograph(lambda pixels, row: (_scale(pixels), row)))
         .apply(tf.data.experimental.assert_cardinality(-(-count // batch_size)))
         .prefetch(2)
     )
@@ -315,7 +323,8 @@ def training_batches(
     positions = tf.data.Dataset.range(epoch * steps, (epoch + 1) * steps)
 
     @_without_autograph
-    def with_noise(batch: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+    def with_noise(pixels: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = _scale(pixels)
         if horizontal_flips:
             # Not the seed of the noise, which is below 2^31.
             flip_seed = tf.stack([tf.constant(2**31 + seed, tf.int64), position])
@@ -326,7 +335,8 @@ def training_batches(
     return (
         tf.data.Dataset.zip(batches, positions)
         .skip(skip)
+        .prefetch(2)
+        # Not ahead of time: as floats, a batch takes four times the memory.
         .map(with_noise)
         .apply(tf.data.experimental.assert_cardinality(steps - skip))
-        .prefetch(2)
     )
