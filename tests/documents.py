@@ -64,6 +64,7 @@ EXCEPTIONS = {
     "make bench-onednn": ("make --dry-run bench-onednn", _BENCHMARK),
     "make bench-decoder": ("make --dry-run bench-decoder", _BENCHMARK),
     "make bench-start": ("make --dry-run bench-start", _BENCHMARK),
+    "make bench-profile": ("make --dry-run bench-profile", _BENCHMARK),
     "make bench-rewrites": ("make --dry-run bench-rewrites", _BENCHMARK),
     "make bench-quality": ("make --dry-run bench-quality", _BENCHMARK),
     "make bench-faces": ("make --dry-run bench-faces", _BENCHMARK),

@@ -13,6 +13,8 @@ import dataclasses
 import functools
 import io
 import math
+import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +33,7 @@ _SCALE = 2  # drawn at this multiple of the size, then averaged, which smooths t
 _JPEG_QUALITY = 92
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # constant, so that the archive's bytes are reproducible
 _IMAGES_PER_TASK = 50
-_TASKS_PER_PROCESS = 4  # whose results may wait in memory; a task's faces take 0.4 MB
+_TASKS_PER_PROCESS = 4  # whose results may wait; a task's faces take 0.4 MB
 
 Colour = tuple[int, int, int]
 
@@ -373,6 +375,17 @@ def face_jpegs(seed: int, indices: range) -> list[tuple[bytes, dict[str, bool]]]
     return drawn
 
 
+def _write_faces(seed: int, folder: Path, indices: range) -> Path:
+    """Write the result of `face_jpegs` into a file of its own in `folder`.
+
+    A worker's result that fits into a pipe arrives whole or not at all. Of a larger one, a worker
+    that is killed leaves a part, for whose rest the pool of workers would wait for ever.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        pickle.dump(face_jpegs(seed, indices), file)
+    return Path(file.name)
+
+
 def _split(index: int, images: int) -> int:
     """The split of a face: 0 train (the first 80 %), 1 validation (10 %), 2 test (10 %)."""
     return 0 if index < images * 8 // 10 else 1 if index < images * 9 // 10 else 2
@@ -403,9 +416,10 @@ def synthesize(
     with exclusive_writer(target), atomic_write(target) as folder:
         folder.mkdir()
         with (
+            tempfile.TemporaryDirectory(dir=folder) as drawn,
             contextlib.closing(
                 run_tasks(
-                    functools.partial(face_jpegs, seed),
+                    functools.partial(_write_faces, seed, Path(drawn)),
                     tasks,
                     local_executor,
                     window=_TASKS_PER_PROCESS * worker_processes(),
@@ -416,7 +430,9 @@ def synthesize(
             open(folder / ATTRIBUTES, "w", encoding="utf-8", newline="\r\n") as rows,
         ):
             rows.write(f"{images}\n{' '.join(ATTRIBUTE_NAMES)}\n")
-            for indices, faces in running:
+            for indices, file in running:
+                faces = pickle.loads(file.read_bytes())
+                file.unlink()
                 for index, (jpeg, attributes) in zip(indices, faces, strict=True):
                     name = f"{index + 1:06d}.jpg"
                     archive.writestr(zipfile.ZipInfo(f"{FOLDER}/{name}", _ZIP_DATE), jpeg)
