@@ -226,7 +226,7 @@ class StoredImages:
         records: list[Any] = [read_record(*place) for place in places]
         if self._decode is not None:
             records = [self._decode(record) for record in records]
-        return self._decode_batch(tf.stack(records)).numpy()
+        return _scale(self._decode_batch(tf.stack(records))).numpy()
 
 
 def labelled_batches(
