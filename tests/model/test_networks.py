@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +416,20 @@ def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: i
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def _outputs_and_gradients(layers: list[Any], inputs: Any, loss: Callable[[Any], Any]) -> list:
+    """Of each layer, all with the weights of the first: outputs, and the gradients of the loss."""
+    results = []
+    for layer in layers:
+        layer.build(inputs.shape)
+        layer.set_weights(layers[0].get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            value = loss(outputs)
+        results.append([outputs, *tape.gradient(value, [inputs, layer.kernel, layer.bias])])
+    return results
+
+
 @pytest.mark.parametrize(("side", "stride"), [(3, 2), (4, 2), (5, 2), (2, 3), (3, 1), (5, 4)])
 @pytest.mark.parametrize(
     ("plain", "ours"),
@@ -431,15 +446,7 @@ def test_subpixel_convolution_is_the_transposed_one(
     layers = [
         layer(3, side, stride, padding="same", bias_initializer="normal") for layer in (plain, ours)
     ]
-    results = []
-    for layer in layers:
-        layer.build(inputs.shape)
-        layer.set_weights(layers[0].get_weights())
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            loss = tf.reduce_sum(weights * outputs)
-        results.append([outputs, *tape.gradient(loss, [inputs, layer.kernel, layer.bias])])
+    results = _outputs_and_gradients(layers, inputs, lambda y: tf.reduce_sum(weights * y))
     for expected, got in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 
@@ -451,15 +458,9 @@ def test_dense_layer_with_an_einsum_is_kerass(dtype: str) -> None:
         layer(5, "elu", bias_initializer="normal", dtype=dtype)
         for layer in (keras.layers.Dense, EinsumGradDense)
     ]
-    results = []
-    for layer in layers:
-        layer.build(inputs.shape)
-        layer.set_weights(layers[0].get_weights())
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 3)
-        results.append([outputs, *tape.gradient(loss, [inputs, layer.kernel, layer.bias])])
+    results = _outputs_and_gradients(
+        layers, inputs, lambda y: tf.reduce_sum(tf.cast(y, tf.float32) ** 3)
+    )
     for expected, got in zip(*results, strict=True):
         assert got.dtype == expected.dtype
         tolerance = 1e-5 if dtype == "float32" else 2**-6  # bfloat16 has 8 significant bits
