@@ -1,7 +1,7 @@
 """What each rewrite of Keras' layers and optimizer gains a training step, in speed and in memory.
 
 Each candidate lacks one of them and has Keras' own in its place; the last lacks all. They compute
-the same function (see tests/test_networks.py and tests/test_training.py), take turns, and read
+the same function (see tests/model and tests/training), take turns, and read
 their batches from shards.
 """
 

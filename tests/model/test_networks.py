@@ -359,6 +359,20 @@ def test_fused_normalisation_is_kerass() -> None:
     np.testing.assert_allclose(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
 
 
+def _outputs_and_gradients(layers: list[Any], inputs: Any, loss: Callable[[Any], Any]) -> list:
+    """Of each layer, all with the weights of the first: outputs, and the gradients of the loss."""
+    results = []
+    for layer in layers:
+        layer.build(inputs.shape)
+        layer.set_weights(layers[0].get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            value = loss(outputs)
+        results.append([outputs, *tape.gradient(value, [inputs, layer.kernel, layer.bias])])
+    return results
+
+
 @pytest.mark.parametrize(
     ("plain", "ours"),
     [
@@ -372,17 +386,10 @@ def test_convolution_before_a_normalisation_is_the_plain_one(plain: type, ours: 
     inputs = tf.random.stateless_normal((8, 6, 6, 4), seed=(1, 2))
     layers = [layer(5, 3, 2, padding="same", bias_initializer="normal") for layer in (plain, ours)]
     normalization = FusedBatchNormalization()
-    results, bias_gradients = [], []
-    for layer in layers:
-        layer.build(inputs.shape)
-        layer.set_weights(layers[0].get_weights())
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            loss = tf.reduce_sum(normalization(outputs, training=True) ** 3)
-        *gradients, bias_gradient = tape.gradient(loss, [inputs, layer.kernel, layer.bias])
-        results.append([outputs, *gradients])
-        bias_gradients.append(np.asarray(bias_gradient))
+    results = _outputs_and_gradients(
+        layers, inputs, lambda y: tf.reduce_sum(normalization(y, training=True) ** 3)
+    )
+    bias_gradients = [found.pop() for found in results]
     for expected, got in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(bias_gradients[0], 0, atol=0.02)
@@ -414,20 +421,6 @@ def test_resize_convolution_is_resizing_and_then_convolving(side: int, stride: i
     theirs_found[2] = tf.transpose(theirs_found[2], (0, 1, 3, 2))
     for expected, got in zip(theirs_found, ours_found, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-
-
-def _outputs_and_gradients(layers: list[Any], inputs: Any, loss: Callable[[Any], Any]) -> list:
-    """Of each layer, all with the weights of the first: outputs, and the gradients of the loss."""
-    results = []
-    for layer in layers:
-        layer.build(inputs.shape)
-        layer.set_weights(layers[0].get_weights())
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            value = loss(outputs)
-        results.append([outputs, *tape.gradient(value, [inputs, layer.kernel, layer.bias])])
-    return results
 
 
 @pytest.mark.parametrize(("side", "stride"), [(3, 2), (4, 2), (5, 2), (2, 3), (3, 1), (5, 4)])
