@@ -97,7 +97,7 @@ def _share_one_heap() -> None:
 
     With glibc, each thread that reads images has a heap of its own, and what it frees there serves
     no other. From epoch to epoch other threads read, so that a training would hold the images that
-    it shuffles several times (`make bench-memory`).
+    it shuffles several times (`make bench-train`, growth of memory).
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option and _ARENAS not in os.environ:

@@ -245,8 +245,8 @@ class EinsumGradDense(keras.layers.Dense):
     """`keras.layers.Dense` of (batch, inputs), whose gradient of the inputs is an einsum.
 
     TensorFlow computes that of a Dense layer as a product with the transposed kernel. For the
-    Decoder's first layer, of 256 inputs and 9,216 outputs, that product takes two to four times as
-    long as the einsum, which reads the kernel as it lies (`make bench-rewrites`).
+    Decoder's first layer, of 256 inputs and 9,216 outputs, that product is slower than the einsum,
+    which reads the kernel as it lies (`make bench-rewrites` has the gain of a whole step).
     """
 
     def call(self, inputs, training=None):
