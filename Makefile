@@ -59,7 +59,7 @@ format: $(BIN)/.installed-dev ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (15 minutes)
+bench-data: $(BIN)/.installed-dev ## measure the data path beside what this machine could do (8 minutes)
 	$(BIN)/python -m benchmarks.data_pipeline
 
 bench-train: $(BIN)/.installed .venv-peers/.installed ## measure training beside PyTorch, Keras and the machine (40 minutes)

@@ -18,7 +18,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of (batch, height, width, channels), with gamma and beta.
 
     Batch normalisation: Ioffe & Szegedy 2015, arXiv 1502.03167. Keras 3 computes its training pass
-    with several TensorFlow kernels; with one fused kernel, training is 1.3 to 1.4 times as fast on
+    with several TensorFlow kernels; with one fused kernel, training is 1.1 to 1.4 times as fast on
     a CPU (`make bench-rewrites`). If a batch is split over several devices, the statistics are
     those of the whole batch, computed with separate kernels. At inference and on another backend
     the parent class computes.

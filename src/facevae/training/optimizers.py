@@ -29,8 +29,8 @@ class FusedAdam(_LeanAverages, keras.optimizers.Adam):
     """`keras.optimizers.Adam` (Kingma & Ba 2014, arXiv 1412.6980) with one kernel per variable.
 
     Keras computes an update with a dozen kernels, each of which reads and writes the large Dense
-    weights. The fused kernel does the same arithmetic in one pass: at batch 32 on a CPU, training
-    is 1.13 times as fast (`make bench-rewrites`). For dense gradients only.
+    weights. The fused kernel does the same arithmetic in one pass, a few percent of a step faster
+    on a CPU (`make bench-rewrites`). For dense gradients only.
     """
 
     def update_step(self, gradient, variable, learning_rate):
