@@ -38,7 +38,7 @@ fits: $(BIN)/.installed ## estimate which batch sizes fit on a card of VRAM=4GiB
 test: $(BIN)/.installed-dev ## run all tests (7 minutes)
 	$(PYTEST)
 
-test-fast: $(BIN)/.installed-dev ## run the tests without pipeline runs and long trainings (3 minutes)
+test-fast: $(BIN)/.installed-dev ## run the tests without pipeline runs, long trainings and processes of their own (2 minutes)
 	$(PYTEST) -m "not slow"
 
 lint: $(BIN)/.installed-dev ## check style, formatting and types

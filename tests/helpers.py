@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from facevae.common.parameters import Data, Limit, Parameters, Train, load_parameters
+from facevae.common.runtime import enable_determinism
 from facevae.data.preparation import prepare
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -136,6 +137,21 @@ def train_vae(vae: Any, shards: Path, **changes: Any) -> list[dict[str, str]]:
     history = io.StringIO()
     train(vae, Shards(shards), train_settings(**{**small, **changes}), history=history)
     return list(csv.DictReader(io.StringIO(history.getvalue())))
+
+
+# What `training_batches` takes for the first epoch of `trained`.
+FIRST_BATCHES: dict[str, Any] = {
+    "batch_size": 8, "latent_size": 4, "horizontal_flips": False, "seed": 1, "epoch": 0,
+}  # fmt: skip
+
+
+def trained(
+    shards: Path, vae: Any = None, dropout: float = 0.0, **changes: Any
+) -> tuple[Any, list[dict[str, str]]]:
+    """A VAE, `small_vae` if none is given, after `train_vae` from fixed seeds; and the history."""
+    enable_determinism(1)
+    vae = vae or small_vae(dropout=dropout, precision=changes.get("precision", "float32"))
+    return vae, train_vae(vae, shards, **changes)
 
 
 def free_ports(count: int) -> list[int]:

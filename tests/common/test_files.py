@@ -39,6 +39,7 @@ def stops(project: Path) -> Stops:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_stopped_writers_leave_the_old_or_the_new_state(stops: Stops) -> None:
     print({name: len(records) for name, records in stops.items()})
     for name, records in stops.items():
@@ -51,6 +52,7 @@ def test_stopped_writers_leave_the_old_or_the_new_state(stops: Stops) -> None:
     assert sum(not record["at once"] for record in stops["a folder by renames"]) == 1
 
 
+@pytest.mark.slow
 def test_stopped_writers_are_stopped_at_every_step_of_the_file(stops: Stops) -> None:
     lines = {
         node.lineno

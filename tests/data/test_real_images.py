@@ -56,6 +56,7 @@ def test_real_images_have_their_labels(prepared: Path, celeba: Path) -> None:
         np.testing.assert_array_equal(shards.labels(split), expected)
 
 
+@pytest.mark.slow
 def test_real_images_are_learned(prepared: Path) -> None:
     enable_determinism(1)
     shards = Shards(prepared)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _PRINT = "import os, sys; print(sys.executable, os.environ.get('PYTHONHOME'))"
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # A build backend that needs nothing from an index.
 _BACKEND = """
 import os, zipfile

@@ -35,6 +35,8 @@ from facevae.model.saving import save_model
 from facevae.shards.batches import Shards, load_images
 from facevae.shards.requests import check_request
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Shards:

@@ -119,6 +119,7 @@ def test_reconstructions_are_drawn_from_the_whole_split(
     assert expected["face_distance"] > 0
 
 
+@pytest.mark.slow
 def test_evaluation_of_faces(drawn: Shards, described: Faces) -> None:
     """Of four images in each set, and of the whole test split."""
     vae = small_vae(image_size=96, reconstruction="bce")  # whose likelihood is not computed
@@ -141,6 +142,7 @@ def test_evaluation_of_faces(drawn: Shards, described: Faces) -> None:
     assert got["real_images"]["face_frechet_distance"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (_CELEBA / "img_align_celeba.zip").is_file(),
     reason="FACEVAE_CELEBA does not name a folder with img_align_celeba.zip",

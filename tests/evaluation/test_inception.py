@@ -42,6 +42,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, keras.Model]
     return path, network
 
 
+@pytest.mark.slow
 def test_inception_features_and_fid(
     public: tuple[Path, keras.Model], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_out_of_memory_is_recognised() -> None:
     assert is_shortage(wrapped)
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_training_keeps_the_last_model(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def too_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "others"),
     [

@@ -69,6 +69,7 @@ def _stage(project: Path, folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+@pytest.mark.slow
 def test_memory_stage_writes_the_same_bytes_twice(
     project: Path, tmp_path: Path, parameters: Parameters
 ) -> None:

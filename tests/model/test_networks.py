@@ -236,6 +236,7 @@ def small(request: pytest.FixtureRequest) -> VAE:
     return _vae(request.param)
 
 
+@pytest.mark.slow
 def test_saved_models_open_in_a_fresh_process_in_safe_mode(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((3, 16, 16, 3), dtype=np.float32)
     np.save(tmp_path / "images.npy", images)

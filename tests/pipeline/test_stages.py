@@ -28,6 +28,7 @@ def test_help_names_every_argument(stage, capfd: pytest.CaptureFixture, name: st
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_train_alone_prints_the_device_and_one_bar_and_nothing_else(
     project: Path, shards: Path, tmp_path: Path
 ) -> None:

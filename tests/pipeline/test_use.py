@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import pytest
 import yaml
+from helpers import run_stage
 from study import Study, finished_study, ran
 
 from facevae.data.download import override
@@ -87,6 +89,64 @@ def test_use_an_interrupt_costs_nothing(fresh: Study, tmp_path: Path) -> None:
     clone = Study(tmp_path / "clone")
     _interrupt(clone, "prepare", "metrics/data.json")
     assert clone.git("status", "--porcelain") == ""
+
+
+def test_use_a_training_is_resumed_after_a_kill_and_a_stop(
+    fresh: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is killed with all its processes, resumed, stopped by SIGTERM, and completed."""
+    params = yaml.safe_load((fresh.folder / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["epochs"] = 10
+    (fresh.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    history = fresh.folder / "reports" / "direct" / "history.csv"
+    states = fresh.folder / ".facevae" / "checkpoints"
+
+    def epochs() -> int:
+        try:
+            return len(history.read_text().splitlines()) - 1
+        except FileNotFoundError:  # DVC has removed that of the finished study
+            return -1
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dvc", "repro", "train@direct"], cwd=fresh.folder,
+            env=fresh.environment(), start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def wait_for(count: int, process: subprocess.Popen) -> None:
+        deadline = time.monotonic() + 120
+        while epochs() < count:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    killed = start()
+    wait_for(3, killed)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    reached = epochs()
+    assert 3 <= reached < 10
+    assert fresh.git("status", "--porcelain", "--", ".facevae") == ""
+    history.unlink()
+
+    ended = start()
+    wait_for(reached, ended)
+    (owner,) = states.glob("direct-*/owner.txt")
+    os.kill(int(owner.read_text().split()[1]), signal.SIGTERM)
+    output = ended.communicate(timeout=60)[0]
+    assert ended.returncode != 0
+    assert re.search(r"stopped in epoch \d+, after step \d+ of 10; the same command again", output)
+
+    fresh.dvc("exp", "run", "train@direct")
+    assert not list(states.iterdir())
+    again = tmp_path / "direct.keras"
+    monkeypatch.chdir(fresh.folder)
+    keras.utils.clear_session(free_memory=False)  # names of layers count up
+    options = ["--variant", "direct", "--model", again, "--history", tmp_path / "history.csv"]
+    assert run_stage("train", "--shards", "data/tfrecords", *options) == 0
+    assert again.read_bytes() == (fresh.folder / "models" / "direct.keras").read_bytes()
+    assert (tmp_path / "history.csv").read_bytes() == history.read_bytes()
 
 
 def test_use_data_of_the_user_can_be_added_to_dvc(fresh: Study) -> None:

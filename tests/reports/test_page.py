@@ -277,6 +277,7 @@ def test_page_of_a_run_that_measured_little(
 _VIEWS = [(1200, 900, "light"), (1200, 900, "dark"), (400, 860, "light"), (400, 860, "dark")]
 
 
+@pytest.mark.slow
 def test_page_in_a_browser(run: Path, tmp_path: Path) -> None:
     """Accessible, alone, whole on a narrow screen, and dark where that is wanted."""
     if lacking := missing():
@@ -354,6 +355,7 @@ def test_page_without_a_report_is_a_sentence(
     assert capfd.readouterr().err == f"{path}: is not there; write it first: dvc repro\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "content"),
     [

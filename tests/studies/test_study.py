@@ -58,6 +58,7 @@ def _run(
     return 0
 
 
+@pytest.mark.slow
 def test_study_continues_where_it_stopped_and_measures_nothing_twice(
     measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

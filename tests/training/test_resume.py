@@ -16,9 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import yaml
-from helpers import make_vae, run_stage, settings, train_settings
-from study import finished_study
+from helpers import make_vae, settings, train_settings
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.locks import try_lock
@@ -498,62 +496,3 @@ def test_resume_after_a_stop_while_the_model_is_saved(
     deleted = order.names.index("delete checkpoint.npz")
     for name in ("model.keras", "models", "history.csv"):
         assert f"sync {name}" in order.names[:deleted], order.names
-
-
-def test_resume_through_dvc(
-    project: Path, tmp_path: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run is killed with all its processes, resumed, stopped by SIGTERM, and completed."""
-    study = finished_study(tmp_path, shared_folder, project)
-    params = yaml.safe_load((study.folder / "params.yaml").read_text(encoding="utf-8"))
-    params["train"]["epochs"] = 10
-    (study.folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    history = study.folder / "reports" / "direct" / "history.csv"
-    states = study.folder / ".facevae" / "checkpoints"
-
-    def epochs() -> int:
-        try:
-            return len(history.read_text().splitlines()) - 1
-        except FileNotFoundError:  # DVC has removed that of the finished study
-            return -1
-
-    def start() -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", "train@direct"], cwd=study.folder,
-            env=study.environment(), start_new_session=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-    def wait_for(count: int, process: subprocess.Popen) -> None:
-        deadline = time.monotonic() + 120
-        while epochs() < count:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    killed = start()
-    wait_for(3, killed)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    reached = epochs()
-    assert 3 <= reached < 10
-    assert study.git("status", "--porcelain", "--", ".facevae") == ""
-    history.unlink()
-
-    ended = start()
-    wait_for(reached, ended)
-    (owner,) = states.glob("direct-*/owner.txt")
-    os.kill(int(owner.read_text().split()[1]), signal.SIGTERM)
-    output = ended.communicate(timeout=60)[0]
-    assert ended.returncode != 0
-    assert re.search(r"stopped in epoch \d+, after step \d+ of 10; the same command again", output)
-
-    study.dvc("exp", "run", "train@direct")
-    assert not list(states.iterdir())
-    again = tmp_path / "direct.keras"
-    monkeypatch.chdir(study.folder)
-    keras.utils.clear_session(free_memory=False)  # as in `_train`
-    options = ["--variant", "direct", "--model", again, "--history", tmp_path / "history.csv"]
-    assert run_stage("train", "--shards", "data/tfrecords", *options) == 0
-    assert again.read_bytes() == (study.folder / "models" / "direct.keras").read_bytes()
-    assert (tmp_path / "history.csv").read_bytes() == history.read_bytes()

@@ -45,6 +45,7 @@ def _inputs_of_normalizations(network: keras.Model, inputs: Any) -> list[np.ndar
     return [np.asarray(each, np.float64) for each in tf.nest.flatten(outputs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_statistics_of_a_trained_model_are_those_of_its_last_weights(
     shards: Path, parts: int
