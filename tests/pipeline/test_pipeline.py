@@ -249,7 +249,8 @@ def test_pipeline_again_gives_the_same_bytes(
 ) -> None:
     """Those stages that no other test runs twice, in a copy and in this process."""
     copy = tmp_path / "study"
-    shutil.copytree(study.folder, copy, ignore=shutil.ignore_patterns("cache", ".git"))
+    left_out = shutil.ignore_patterns("cache", ".git", ".venv")
+    shutil.copytree(study.folder, copy, ignore=left_out)
     monkeypatch.chdir(copy)
     stages = yaml.safe_load((copy / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for stage in ("prior", "generate", "evaluate"):
