@@ -26,22 +26,20 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 
-# The files that take longest, the longest first.
+# The files that take longest, the longest first: all processes have work to the end. test_use and
+# test_sharing wait for the run that test_pipeline begins.
 _FIRST = (
-    "test_pipeline", "test_distributed", "test_resume", "test_ledger", "test_training",
-    "test_networks",
+    "test_pipeline", "test_distributed", "test_resume", "test_ledger", "test_use", "test_sharing",
+    "test_training", "test_faults", "test_page", "test_host", "test_attributes", "test_networks",
+    "test_step", "test_cluster", "test_evaluation",
 )  # fmt: skip
-# They wait for the run that test_pipeline begins.
-_LATER = ("test_use", "test_sharing", "test_notebook", "test_export")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that all processes have work to the end."""
-
-    def rank(item: pytest.Item) -> tuple[bool, int, bool]:
+    def rank(item: pytest.Item) -> tuple[bool, int]:
         stem = item.path.stem
         place = _FIRST.index(stem) if stem in _FIRST else len(_FIRST)
-        return item.get_closest_marker("slow") is None, place, stem in _LATER
+        return item.get_closest_marker("slow") is None, place
 
     items.sort(key=rank)
 

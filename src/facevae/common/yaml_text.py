@@ -14,11 +14,13 @@ from facevae.common.errors import UserError
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 2, 6, 3
+_LONGEST = 120  # characters of what is put together from such parts
 
 
 def shown(value: Any) -> str:
     """A value for a message: its `repr`, on one line and cut."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def shown_key(key: Any) -> str:

@@ -6,11 +6,11 @@ This module does not import TensorFlow, so that a mistake is told at once.
 import dataclasses
 import json
 import re
-import reprlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from facevae.common.errors import UserError
+from facevae.common.yaml_text import shown
 
 VARIABLE = "TF_CONFIG"
 # The jobs of a training in which all machines compute the same, in TensorFlow's order.
@@ -89,7 +89,7 @@ def _refuse(mistake: str) -> NoReturn:
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     section = config.get(name)
     if not isinstance(section, dict):
-        found = f"not {reprlib.repr(section)}" if name in config else "which is missing"
+        found = f"not {shown(section)}" if name in config else "which is missing"
         _refuse(f"{name} must be an object, {found}; an example of the whole: {_EXAMPLE}")
     return section
 
@@ -99,8 +99,7 @@ def _machine(job: str, index: int, address: Any) -> Machine:
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None:
         _refuse(
-            f"{place} must be a machine and its port, such as 10.0.0.1:2222, not "
-            f"{reprlib.repr(address)}"
+            f"{place} must be a machine and its port, such as 10.0.0.1:2222, not {shown(address)}"
         )
     host, port = match[1] or match[2], int(match[3])
     if not 0 < port < 2**16:
@@ -112,14 +111,14 @@ def _machines(cluster: dict[str, Any]) -> list[Machine]:
     for job in cluster:
         if job not in _JOBS:
             _refuse(
-                f"cluster has the job {reprlib.repr(job)}; this training has the jobs "
+                f"cluster has the job {shown(job)}; this training has the jobs "
                 f"{' and '.join(_JOBS)}"
             )
     machines = []
     for job in _JOBS:
         addresses = cluster.get(job, [])
         if not isinstance(addresses, list):
-            _refuse(f"cluster.{job} must be a list of addresses, not {reprlib.repr(addresses)}")
+            _refuse(f"cluster.{job} must be a list of addresses, not {shown(addresses)}")
         machines += [_machine(job, index, address) for index, address in enumerate(addresses)]
     if len(cluster.get("chief", [])) > 1:
         _refuse(f"cluster.chief has {len(cluster['chief'])} addresses; there can be one chief")
@@ -139,7 +138,7 @@ def _own_place(task: dict[str, Any], machines: list[Machine]) -> int:
     jobs = sorted({machine.job for machine in machines})
     if job not in jobs:
         _refuse(
-            f"task.type must be {' or '.join(jobs)}, as in cluster, not {reprlib.repr(job)}"
+            f"task.type must be {' or '.join(jobs)}, as in cluster, not {shown(job)}"
             if "type" in task
             else f"task.type is missing; it must be {' or '.join(jobs)}, as in cluster"
         )
@@ -147,7 +146,7 @@ def _own_place(task: dict[str, Any], machines: list[Machine]) -> int:
         index = int(index)  # TensorFlow reads it, too
     count = sum(machine.job == job for machine in machines)
     if type(index) is not int or not 0 <= index < count:
-        found = f"not {reprlib.repr(index)}" if "index" in task else "and it is missing"
+        found = f"not {shown(index)}" if "index" in task else "and it is missing"
         numbers = "0" if count == 1 else f"from 0 to {count - 1}"
         _refuse(
             f"task.index must be {numbers}, because cluster.{job} has {count} "
@@ -176,9 +175,9 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster | None:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = f"{error}" if isinstance(error, json.JSONDecodeError) else "too large or too deep"
-        _refuse(f"is not JSON ({reason}): {reprlib.repr(text)}; an example: {_EXAMPLE}")
+        _refuse(f"is not JSON ({reason}): {shown(text)}; an example: {_EXAMPLE}")
     if not isinstance(config, dict):
-        _refuse(f"must be an object, not {reprlib.repr(config)}; an example: {_EXAMPLE}")
+        _refuse(f"must be an object, not {shown(config)}; an example: {_EXAMPLE}")
     machines = _machines(_section(config, "cluster")) if "cluster" in config else []
     if not machines:
         return None
