@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.harness import project_parameters, table
 from facevae.common.runtime import enable_determinism, load_tensorflow
-from studies.harness import EPOCHS, Results, Settings, Study, Title, Work, dvc_command, main, place
+from studies.harness import Results, Settings, Study, Title, Work, dvc_command, main, place
 from studies.measurements import (
     code_metrics,
     made_by,
@@ -21,6 +21,8 @@ from studies.measurements import (
     sample_metrics,
 )
 
+BATCH = 16
+EPOCHS = 4  # 53,888 images
 SHOWN = 6  # samples of each
 EXTENT = 6.0  # of z in the picture, on both sides of 0
 PRIORS = {"normal": "N(0, I)", "gaussian": "fitted"}
@@ -153,9 +155,8 @@ STUDY = Study(
     name="kl_weight",
     report_file="kl_weights.md",
     common={
-        "data.resize": "lanczos",
         "encoder.inter_dense": 256,
-        "train.batch_size": 32,
+        "train.batch_size": BATCH,
         "train.epochs": EPOCHS,
     },
     candidates=CANDIDATES,
