@@ -19,7 +19,8 @@ from helpers import PROJECT, run_stage, write_params, write_shards
 from facevae.common.parameters import Parameters, load_parameters
 from facevae.data.synthetic import synthesize
 
-# The same examples every time, on any machine, and nothing kept between runs.
+# The same examples on any machine, but for constants: Hypothesis takes some from those of the
+# project's modules that the process has loaded so far.
 hypothesis.settings.register_profile(
     "project", derandomize=True, database=None, deadline=None, max_examples=200
 )
