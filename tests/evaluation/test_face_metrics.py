@@ -18,6 +18,7 @@ from facevae.evaluation.face_metrics import (
     describe,
     identity_metrics,
     pair_distances,
+    set_metrics,
 )
 from facevae.evaluation.feature_metrics import frechet_distance
 from facevae.evaluation.inputs import Inputs, ReconstructedBatch
@@ -59,13 +60,38 @@ def test_faces_are_found_and_described(faces: np.ndarray, described: Faces) -> N
     assert found.shape == (5,)
     assert found.sum() >= 3
     assert descriptors.shape == (found.sum(), 128)
-    # The same alone and in a set, up to the number that is asked for, and enlarged before.
+    # The same alone and in a set, and enlarged before.
     grey, last = np.full_like(faces[:1], 0.5), np.flatnonzero(found)[-1]
     first = np.concatenate([grey, faces[[last]], faces])
-    found_among, two = describe(first, 2)
+    found_among, all_of_them = describe(first, len(first))
     np.testing.assert_array_equal(found_among, [False, True, *found])
-    np.testing.assert_array_equal(two, descriptors[[-1, 0]])
+    np.testing.assert_array_equal(all_of_them, descriptors[[-1, *range(len(descriptors))]])
     np.testing.assert_array_equal(describe(_enlarged(faces[last])[None], 1)[1], descriptors[-1:])
+
+
+def test_described_faces_are_drawn_from_the_whole_set(faces: np.ndarray, described: Faces) -> None:
+    """The order of the images may be that of their sources."""
+    found = described.found
+    many = np.concatenate([faces, faces, faces])
+    found_among, some = describe(many, len(described.descriptors))
+    np.testing.assert_array_equal(found_among, np.tile(found, 3))
+    # In which third of the set the faces of that many images, drawn at random, lie.
+    drawn = random_subset(3 * found.sum(), found.sum())
+    assert len(set(drawn // found.sum())) > 1
+    np.testing.assert_array_equal(some, described.descriptors[drawn % found.sum()])
+    assert describe(many, 0).descriptors.shape == (0, 128)
+
+
+def test_sets_of_faces_are_compared_at_equal_counts_drawn_from_the_whole() -> None:
+    random = np.random.default_rng(0)
+    real = Faces(np.ones(40, bool), random.random((40, 128)))
+    others = Faces(np.arange(25) < 20, random.random((20, 128)))
+    some = random_subset(40, 20)
+    assert some[-1] > 20
+    expected = frechet_distance(real.descriptors[some], others.descriptors)
+    assert set_metrics(real, others) == {"face_share": 0.8, "face_frechet_distance": expected}
+    alone = Faces(np.ones(1, bool), others.descriptors[:1])
+    assert set_metrics(real, alone) == {"face_share": 1.0, "face_frechet_distance": None}
 
 
 def test_distances_of_pairs() -> None:
@@ -138,7 +164,7 @@ def test_evaluation_of_faces(drawn: Shards, described: Faces) -> None:
     assert got["real_images"]["face_share"] == pytest.approx(fresh.mean(), abs=1e-6)
     count = min(len(real), len(others))
     assert count > 1
-    expected = frechet_distance(real[:count], others[:count])
+    expected = frechet_distance(*(each[random_subset(len(each), count)] for each in (real, others)))
     assert got["real_images"]["face_frechet_distance"] == pytest.approx(expected, abs=1e-6)
 
 

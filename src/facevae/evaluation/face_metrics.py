@@ -29,7 +29,7 @@ from facevae.evaluation.inputs import (
     SampleMetrics,
     SplitMetrics,
 )
-from facevae.shards.blocks import Images, one_by_one
+from facevae.shards.blocks import Images, blocks, images_at_once, one_by_one
 from facevae.shards.subsets import random_subset
 
 DESCRIPTOR = 128  # numbers in a descriptor
@@ -69,39 +69,50 @@ class Faces(NamedTuple):
 
     Attributes:
         found: whether a face was found, (count,) bool.
-        descriptors: of the first faces found, (faces, 128) float64.
+        descriptors: of the faces found, or of some of them, (faces, 128) float64.
     """
 
     found: np.ndarray
     descriptors: np.ndarray
 
 
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    pixels = Image.fromarray(np.round(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8))
+    if len(image) < _SIDE:
+        pixels = pixels.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(pixels)
+
+
 def describe(images: Images, most: int) -> Faces:
-    """Find the clearest face of each image, and describe the first faces that are found.
+    """Find the clearest face of each image, and describe the faces that are found.
 
     Images smaller than 192 pixels are enlarged to this size, bicubically. The pixels are those of
     an 8-bit image.
 
     Args:
         images: (count, size, size, 3) in [0, 1].
-        most: descriptors to compute, at most.
+        most: descriptors to compute, at most. Of more faces, so many are drawn at random.
 
     Raises:
         UserError: the packages of the extra `faces` are not installed.
     """
     detector, landmarks, network = _networks()
-    found: list[bool] = []
-    descriptors: list[Any] = []
+    places: list[Any] = []  # the landmarks of each image's face
     for image in one_by_one(images, _AT_ONCE):
-        pixels = Image.fromarray(np.round(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8))
-        if len(image) < _SIDE:
-            pixels = pixels.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-        large = np.asarray(pixels)
+        large = _enlarged(image)
         faces = detector(large)  # the clearest first
-        found.append(len(faces) > 0)
-        if faces and len(descriptors) < most:
-            descriptors.append(network.compute_face_descriptor(large, landmarks(large, faces[0])))
-    return Faces(np.array(found, bool), np.array(descriptors, np.float64).reshape(-1, DESCRIPTOR))
+        places.append(landmarks(large, faces[0]) if faces else None)
+    found = np.array([place is not None for place in places], bool)
+    numbers = np.flatnonzero(found)
+    numbers = numbers[random_subset(len(numbers), most)]
+    descriptors: list[Any] = []
+    for block in blocks(len(numbers), images_at_once(images.shape[1], _AT_ONCE)):
+        chosen = numbers[block]
+        descriptors.extend(
+            network.compute_face_descriptor(_enlarged(image), places[number])
+            for number, image in zip(chosen, images[chosen], strict=True)
+        )
+    return Faces(found, np.array(descriptors, np.float64).reshape(-1, DESCRIPTOR))
 
 
 def pair_distances(originals: Faces, reconstructions: Faces) -> np.ndarray:
@@ -146,12 +157,15 @@ def set_metrics(real: Faces, others: Faces) -> dict[str, Any]:
     """face_share and face_frechet_distance of a set of images, compared with real ones.
 
     face_share is the share of images in which a face is found. The Frechet distance is that of the
-    descriptors, as many of both sets; None for fewer than two.
+    descriptors, as many of both sets, the more numerous drawn at random; None for fewer than two.
     """
-    count = min(len(real.descriptors), len(others.descriptors))
+    descriptors = real.descriptors, others.descriptors
+    count = min(map(len, descriptors))
     distance = None
     if count > 1:
-        distance = frechet_distance(real.descriptors[:count], others.descriptors[:count])
+        distance = frechet_distance(
+            *(each[random_subset(len(each), count)] for each in descriptors)
+        )
     return {"face_share": np.mean(others.found), "face_frechet_distance": distance}
 
 
@@ -183,7 +197,7 @@ class ReconstructedFaces(SplitMetrics):
 
 
 class FacesOfSamples(SampleMetrics):
-    """`set_metrics`, with the descriptors of the first 256 faces of each set.
+    """`set_metrics`, with the descriptors of at most 256 faces of each set, drawn at random.
 
     All are None unless `RealSets.faces`.
     """
