@@ -34,6 +34,7 @@ source, CelebA and Labeled Faces in the Wild. Several networks are compared with
 layer by Dunnett's procedure.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import table
 from facevae.common.files import atomic_write
+from facevae.common.parameters import VARIANTS
 from facevae.common.requests import check_face_packages
 from facevae.common.runtime import enable_determinism, load_tensorflow
 from facevae.plotting.charts import VARIANT_COLOURS
@@ -56,6 +58,7 @@ from studies.extra_layer_pilot import COMMON, NETWORKS
 from studies.harness import Results, Settings, Study, Title, Work, dvc_command, main, place
 from studies.intervals import Interval, dunnett, interval, verdict
 from studies.measurements import image_metrics
+from studies.rows import Row
 
 MARGIN = 0.016  # bits per dimension
 TEST_CONFIDENCE, CONFIDENCE = 0.90, 0.95
@@ -102,32 +105,41 @@ class Quantity(NamedTuple):
     metric: str
     title: str
     digits: int
-    better: int  # 1 if higher is better, -1 if lower is
+    better: str = ""  # "higher" or "lower"; empty: neither is better by itself
 
 
 PRIMARY = Quantity(
-    "test.elbo_bits_per_dimension_under_prior", "bits per dimension under the fitted prior", 4, -1
+    "test.elbo_bits_per_dimension_under_prior",
+    "bits per dimension under the fitted prior",
+    4,
+    "lower",
 )
-PSNR = Quantity("test.psnr", "PSNR, dB", 2, 1)
+PSNR = Quantity("test.psnr", "PSNR, dB", 2, "higher")
 QUANTITIES = (
     PRIMARY,
     PSNR,
-    Quantity("test.elbo_bits_per_dimension", "bits per dimension under N(0, I)", 4, -1),
-    Quantity("test.rate_under_prior", "rate under the fitted prior, nats", 1, -1),
-    Quantity("test.distortion", "distortion, nats", 1, -1),
-    Quantity("test.same_person", "reconstructions of the same person, share", 3, 1),
-    Quantity("samples.face_share", "samples with a face, fitted prior, share", 3, 1),
+    Quantity("test.elbo_bits_per_dimension", "bits per dimension under N(0, I)", 4, "lower"),
+    Quantity("test.rate_under_prior", "rate under the fitted prior, nats", 1),
+    Quantity("test.distortion", "distortion, nats", 1, "lower"),
+    Quantity("test.same_person", "reconstructions of the same person, share", 3, "higher"),
+    Quantity("samples.face_share", "samples with a face, fitted prior, share", 3, "higher"),
     Quantity(
-        "samples.face_frechet_distance", "Frechet distance on descriptors, fitted prior", 4, -1
+        "samples.face_frechet_distance",
+        "Frechet distance on descriptors, fitted prior",
+        4,
+        "lower",
     ),
-    Quantity("samples_normal.face_share", "samples with a face, N(0, I), share", 3, 1),
+    Quantity("samples_normal.face_share", "samples with a face, N(0, I), share", 3, "higher"),
     Quantity(
-        "samples_normal.face_frechet_distance", "Frechet distance on descriptors, N(0, I)", 4, -1
+        "samples_normal.face_frechet_distance",
+        "Frechet distance on descriptors, N(0, I)",
+        4,
+        "lower",
     ),
-    Quantity("celeba.bits", "CelebA: bits per dimension under the fitted prior", 4, -1),
-    Quantity("celeba.psnr", "CelebA: PSNR, dB", 2, 1),
-    Quantity("lfw.bits", "LFW: bits per dimension under the fitted prior", 4, -1),
-    Quantity("lfw.psnr", "LFW: PSNR, dB", 2, 1),
+    Quantity("celeba.bits", "CelebA: bits per dimension under the fitted prior", 4, "lower"),
+    Quantity("celeba.psnr", "CelebA: PSNR, dB", 2, "higher"),
+    Quantity("lfw.bits", "LFW: bits per dimension under the fitted prior", 4, "lower"),
+    Quantity("lfw.psnr", "LFW: PSNR, dB", 2, "higher"),
 )
 
 
@@ -157,33 +169,55 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     return {**metrics, **sources}
 
 
-def differences(results: Results, title: Title, base: Title, metric: str) -> list[float]:
-    """Of the trainings with the same seed, for the seeds that both candidates have."""
-    of_base = {row.seed: row.metrics for row in results.rows.get(base, ())}
+class Pair(NamedTuple):
+    """Two trainings with the same seed."""
+
+    layer: Row
+    base: Row
+
+
+def pairs(
+    results: Results, title: Title, base: Title, metric: str, most: int = SEEDS
+) -> list[Pair]:
+    """The trainings of a candidate and of what it is compared with, for seeds up to `most`.
+
+    Those of which one lacks the metric are left out.
+    """
+    of_base = {row.seed: row for row in results.rows.get(base, ())}
     return [
-        row.metrics[metric] - of_base[row.seed][metric]
+        Pair(row, of_base[row.seed])
         for row in results.rows.get(title, ())
-        if metric in row.metrics and metric in of_base.get(row.seed, {})
+        if row.seed <= most
+        and row.seed in of_base
+        and metric in row.metrics
+        and metric in of_base[row.seed].metrics
     ]
 
 
-def _pair(part: str, epochs: int) -> tuple[Title, Title]:
+def differences(found: Sequence[Pair], metric: str) -> list[float]:
+    """Of a metric, the candidate's minus that of what it is compared with."""
+    return [pair.layer.metrics[metric] - pair.base.metrics[metric] for pair in found]
+
+
+def _titles(part: str, epochs: int) -> tuple[Title, Title]:
     return (part, WITHOUT, str(epochs)), (part, WITH, str(epochs))
 
 
 def cost(results: Results, confidence: float) -> Interval | None:
     """Of the extra layer in the primary figure, bits per dimension; None without a pair."""
-    base, layer = _pair("main", EPOCHS)
-    found = differences(results, layer, base, PRIMARY.metric)
+    base, layer = _titles("main", EPOCHS)
+    found = differences(pairs(results, layer, base, PRIMARY.metric), PRIMARY.metric)
     return interval(found, confidence) if found else None
 
 
 def _cell(found: Sequence[float], digits: int) -> str:
-    if not found:
-        return ""
     each = interval(found, CONFIDENCE)
     half = "" if len(found) < 2 else f" ± {each.half:.{digits}f}"
     return f"{each.mean:+.{digits}f}{half}"
+
+
+def _rows(found: Sequence[Pair]) -> list[Row]:
+    return [row for pair in found for row in pair]
 
 
 def answer(results: Results) -> list[str]:
@@ -211,69 +245,122 @@ def answer(results: Results) -> list[str]:
 
 
 def _main_table(results: Results) -> list[str]:
-    base, layer = _pair("main", EPOCHS)
+    base, layer = _titles("main", EPOCHS)
     lines = []
     for each in QUANTITIES:
-        values = [results.mean(title, each.metric) if title in results.rows else None
-                  for title in (base, layer)]  # fmt: skip
-        if None in values:
+        if not (found := pairs(results, layer, base, each.metric)):
             continue
-        better = "higher" if each.better > 0 else "lower"
-        found = differences(results, layer, base, each.metric)
+        means = (
+            statistics.fmean(row.metrics[each.metric] for row in rows)
+            for rows in ([pair.base for pair in found], [pair.layer for pair in found])
+        )
         lines.append([
-            each.title, better, *(f"{value:.{each.digits}f}" for value in values),
-            _cell(found, each.digits), str(len(found)),
+            each.title, each.better, *(f"{mean:.{each.digits}f}" for mean in means),
+            _cell(differences(found, each.metric), each.digits), str(len(found)),
+            *results.origins.cells(_rows(found)),
         ])  # fmt: skip
-    head = ["", "better", "without", "with 256 units", "difference", "pairs"]
-    return list(table(head, lines, text=2))
-
-
-def _control_table(results: Results) -> list[str]:
-    base, layer = _pair("main", EPOCHS)
-    titles = [layer, *(title for title in CANDIDATES if title[0] == "control")]
-    titles = [title for title in titles if len(results.rows.get(title, ())) > 1]
-    if not titles or len(results.rows.get(base, ())) < 2:
-        return ["Not measured yet."]
-
-    def values(title: Title, metric: str) -> list[float]:
-        return [row.metrics[metric] for row in results.rows[title] if metric in row.metrics]
-
-    lines = []
-    for quantity in (PRIMARY, PSNR):
-        p_values = dunnett([values(title, quantity.metric) for title in titles],
-                           values(base, quantity.metric))  # fmt: skip
-        for title, p_value in zip(titles, p_values, strict=True):
-            found = differences(results, title, base, quantity.metric)
-            rows = [*results.rows[title], *results.rows[base]]
-            lines.append([
-                title[1], quantity.title, _cell(found, quantity.digits), str(len(found)),
-                f"{p_value:.3f}", *results.origins.cells(rows),
-            ])  # fmt: skip
-    head = ["network", "figure", "difference to no layer", "pairs", "Dunnett's p",
+    head = ["", "better", "without", "with 256 units", "difference", "pairs",
             *results.origins.columns()]  # fmt: skip
     return list(table(head, lines, text=2))
 
 
-def _steps(results: Results) -> dict[int, tuple[list[float], list[float]]]:
-    """By images seen: the layer's cost in bits, and its difference in dB, of each pair."""
-    found = {}
-    for part, epochs in (("steps", SHORT), ("main", EPOCHS), ("steps", LONG)):
-        base, layer = _pair(part, epochs)
-        bits, decibels = (
-            differences(results, layer, base, each.metric) for each in (PRIMARY, PSNR)
+def _control_table(results: Results) -> list[str]:
+    base, layer = _titles("main", EPOCHS)
+    lines = []
+    for quantity in (PRIMARY, PSNR):
+        metric = quantity.metric
+        compared = {
+            title: found
+            for title in (layer, *(title for title in CANDIDATES if title[0] == "control"))
+            if len(found := pairs(results, title, base, metric, CONTROL_SEEDS)) > 1
+        }
+        if not compared:
+            return ["Not measured yet."]
+        control = {pair.base.seed: pair.base for found in compared.values() for pair in found}
+        p_values = dunnett(
+            [[pair.layer.metrics[metric] for pair in found] for found in compared.values()],
+            [row.metrics[metric] for row in control.values()],
         )
-        if bits:
-            found[epochs * IMAGES_OF_AN_EPOCH] = bits, decibels
-    return found
+        for (title, found), p_value in zip(compared.items(), p_values, strict=True):
+            lines.append([
+                title[1], quantity.title, _cell(differences(found, metric), quantity.digits),
+                str(len(found)), f"{p_value:.3f}", *results.origins.cells(_rows(found)),
+            ])  # fmt: skip
+    head = ["network", "figure", "difference to no layer", "pairs", "Dunnett's p",
+            *results.origins.columns()]  # fmt: skip
+    return [
+        *table(head, lines, text=2),
+        "",
+        f"Of seeds 1 to {CONTROL_SEEDS} alone. The intervals are of pairs, each for itself. "
+        "Dunnett's p is of the trainings without their pairs, and holds the chance of any false "
+        "alarm among the networks.",
+    ]
+
+
+def _steps(results: Results) -> dict[int, list[Pair]]:
+    """The pairs of trainings by the images seen."""
+    found = {
+        epochs * IMAGES_OF_AN_EPOCH: pairs(results, layer, base, PRIMARY.metric)
+        for part, epochs in (("steps", SHORT), ("main", EPOCHS), ("steps", LONG))
+        for base, layer in [_titles(part, epochs)]
+    }
+    return {images: each for images, each in found.items() if each}
+
+
+def _change(steps: Mapping[int, Sequence[Pair]]) -> list[str]:
+    """How the cost changes from the shortest trainings to the main ones, of the same seeds."""
+    first, last = SHORT * IMAGES_OF_AN_EPOCH, EPOCHS * IMAGES_OF_AN_EPOCH
+    costs = [
+        {pair.layer.seed: differences([pair], PRIMARY.metric)[0] for pair in steps.get(images, ())}
+        for images in (first, last)
+    ]
+    seeds = sorted(costs[0].keys() & costs[1].keys())
+    if len(seeds) < 2:
+        return []
+    change = _cell([costs[1][seed] - costs[0][seed] for seed in seeds], PRIMARY.digits)
+    return [
+        f"From {first:,} to {last:,} images the cost changes by {change} bits per dimension "
+        f"({CONFIDENCE:.0%} interval, the {len(seeds)} seeds that both have)."
+    ]
+
+
+def _steps_table(results: Results) -> list[str]:
+    steps = _steps(results)
+    lines = [
+        [
+            f"{images:,}",
+            *(_cell(differences(found, each.metric), each.digits) for each in (PRIMARY, PSNR)),
+            str(len(found)),
+            *results.origins.cells(_rows(found)),
+        ]
+        for images, found in steps.items()
+    ]
+    head = ["images seen", "cost, bits per dimension", "PSNR, dB", "pairs",
+            *results.origins.columns()]  # fmt: skip
+    return [
+        *table(head, lines),
+        "",
+        "![The cost over the images seen](extra_layer.png)",
+        "",
+        *_change(steps),
+        "Each number of images has trainings of its own, whose learning rate falls to 0 at their "
+        f"end. All see the same {IMAGES_OF_AN_EPOCH:,} images, more or less often. A single pair "
+        "has no interval.",
+    ]
+
+
+def _commands(results: Results) -> list[str]:
+    lines = []
+    for variant, title in zip(VARIANTS, _titles("main", EPOCHS), strict=True):
+        settings = {**results.settings[title], "train.seed": 1}
+        if not settings["encoder.inter_dense"]:
+            del settings["encoder.inter_dense"]
+        lines.append(f"{dvc_command(settings)} evaluate@{variant}")
+    return lines
 
 
 def report(results: Results) -> list[str]:
     """The lines of the Markdown report."""
-    steps = [
-        [f"{images:,}", _cell(bits, PRIMARY.digits), _cell(decibels, PSNR.digits), str(len(bits))]
-        for images, (bits, decibels) in _steps(results).items()
-    ]
-    _, layer = _pair("main", EPOCHS)
     return [
         "# Does the extra Dense layer hurt?",
         "",
@@ -296,12 +383,14 @@ def report(results: Results) -> list[str]:
         "",
         "## Does the gap close with more steps?",
         "",
-        *table(["images seen", "cost, bits per dimension", "PSNR, dB", "pairs"], steps, text=0),
+        *_steps_table(results),
         "",
         *results.origins.note(),
         "",
+        "A training of each network with seed 1:",
+        "",
         "```console",
-        dvc_command({**results.settings[layer], "train.seed": 1}),
+        *_commands(results),
         "```",
     ]
 
@@ -329,6 +418,10 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
     steps = _steps(results)
     if not steps:
         return
+    bits, decibels = (
+        {images: differences(found, each.metric) for images, found in steps.items()}
+        for each in (PRIMARY, PSNR)
+    )
     figure = Figure(figsize=(8, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
@@ -336,9 +429,9 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
         fontsize=12,
     )
     left, right = figure.subplots(1, 2)
-    _over_images(left, {images: bits for images, (bits, _) in steps.items()}, "bits per dimension")
+    _over_images(left, bits, "bits per dimension: above 0 is worse")
     left.axhspan(-MARGIN, MARGIN, color="#88888822", linewidth=0)
-    _over_images(right, {images: each for images, (_, each) in steps.items()}, "PSNR, dB")
+    _over_images(right, decibels, "PSNR, dB: below 0 is worse")
     with atomic_write(reports / "extra_layer.png") as temporary:
         # Matplotlib's own entry names its version.
         figure.savefig(temporary, format="png", metadata={"Software": None})

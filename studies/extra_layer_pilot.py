@@ -54,7 +54,11 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
 
 def best_rates(results: Results) -> dict[str, float]:
     """Of each network that has rows, the rate with the fewest bits."""
-    bits = {title: results.mean(title, "validation.bits") or 0.0 for title in results.rows}
+    bits = {
+        title: mean
+        for title in results.rows
+        if (mean := results.mean(title, "validation.bits")) is not None
+    }
     return {
         network: float(min((each for each in bits if each[0] == network), key=bits.__getitem__)[1])
         for network in dict.fromkeys(title[0] for title in bits)

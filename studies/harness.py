@@ -99,10 +99,14 @@ class Study:
     report: Callable[[Results], list[str]]
     pictures: Callable[[Results, Path, Path], None] = lambda results, work, reports: None
 
-    def settings(self, overrides: Settings) -> dict[Title, Settings]:
-        """All settings of each candidate that differ from params.yaml."""
+    def settings(self, overrides: Settings, *, real: bool) -> dict[Title, Settings]:
+        """All settings of each candidate that differ from params.yaml.
+
+        Args:
+            real: whether the images are real ones, of the folder that FACEVAE_CELEBA names.
+        """
         common = {**self.common, **overrides}
-        if not os.environ.get(FACES):
+        if not real:
             # A row of drawn faces is no row of real ones.
             drawn = project_parameters({}).synthesize
             common = {"synthesize.images": drawn.images, "synthesize.seed": drawn.seed, **common}
@@ -331,12 +335,16 @@ def main(study: Study, description: str | None) -> None:
 
 
 def _run(study: Study, options: argparse.Namespace) -> None:
-    settings = study.settings(_overrides(options.settings))
+    overrides, real = _overrides(options.settings), bool(os.environ.get(FACES))
+    settings = study.settings(overrides, real=real)
     folder, file = options.folder.resolve() / study.name, options.reports / f"{study.name}.csv"
     if not options.report:
         with exclusive_writer(folder):
             measure_missing(study, Work(folder, settings), options.seeds, options.only, file)
     results = find_results(study, settings, file)
+    if options.report and not (real or results.rows):
+        # Rows need no images.
+        results = find_results(study, study.settings(overrides, real=True), file)
     if not results.rows:
         raise UserError(f"{file}: has no rows of these settings; measure some: without --report")
     text = "\n".join([*study.report(results), ""])

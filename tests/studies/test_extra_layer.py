@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ T_90, T_95 = 1.89457861, 2.36462425
 
 
 def _results(study: Study, found: Mapping[tuple[Title, int], Mapping[str, float]], file: Path):
-    settings = study.settings({})
+    settings = study.settings({}, real=True)
     for (title, seed), metrics in found.items():
         append_row(file, Row(study.name, settings_text(settings[title]), seed, ORIGIN, metrics))
     return find_results(study, settings, file)
@@ -128,7 +129,7 @@ def test_no_test_is_made_before_all_pairs_are_there(tmp_path: Path) -> None:
     assert "margin" not in line
 
 
-def test_report_and_picture_of_all_parts(tmp_path: Path) -> None:
+def _all_parts() -> dict[tuple[Title, int], dict[str, float]]:
     found = _trainings(0.05)
     for title in extra_layer.CANDIDATES:
         for seed in range(1, extra_layer.STUDY.seeds[title] + 1):
@@ -136,16 +137,59 @@ def test_report_and_picture_of_all_parts(tmp_path: Path) -> None:
                 more = 0.03 if title[1] != WITHOUT else 0.001 * seed
                 metrics = {each.metric: 20.0 + 0.01 * seed for each in QUANTITIES}
                 found[title, seed] = {**metrics, PRIMARY.metric: 6.0 + more + 0.002 * seed**2}
+    return found
+
+
+def _primary(found: Mapping[tuple[Title, int], Mapping[str, float]], title: Title) -> list[float]:
+    """Of seeds 1 to 3."""
+    return [found[title, seed][PRIMARY.metric] for seed in (1, 2, 3)]
+
+
+def test_report_and_picture_of_all_parts(tmp_path: Path) -> None:
+    found = _all_parts()
     results = _results(extra_layer.STUDY, found, tmp_path / "rows.csv")
-    text = "\n".join(extra_layer.report(results))
-    for images, pairs in (("40,416", 3), ("161,664", 8), ("484,992", 1)):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {images} |")]
-        assert line.endswith(f"| {pairs} |")
-    for network in ("512 units", "latent size 175"):
-        assert f"| {network} | {PRIMARY.title} |" in text
+    lines = extra_layer.report(results)
+    tables = [list(each) for is_row, each in groupby(lines, lambda line: line[:1] == "|") if is_row]
+    assert len(tables) == 3
+    for rows in tables:
+        assert {row.count("|") for row in rows} == {rows[0].count("|")}
+    for images, count in (("40,416", 3), ("161,664", 8), ("484,992", 1)):
+        (line,) = [line for line in lines if line.startswith(f"| {images} |")]
+        assert line.endswith(f"| {count} |")
+    # The controls beside the same seeds.
+    groups = [LAYER, *(title for title in extra_layer.CANDIDATES if title[0] == "control")]
+    p_values = dunnett([_primary(found, title) for title in groups], _primary(found, BASE))
+    for title, p_value in zip(groups, p_values, strict=True):
+        pairs = np.subtract(_primary(found, title), _primary(found, BASE))
+        (line,) = [each for each in lines if f"| {title[1]} | {PRIMARY.title} |" in each]
+        cells = line.split(" | ")
+        assert cells[2].startswith(f"{pairs.mean():+.4f} ± ")
+        assert cells[3:] == ["3", f"{p_value:.3f} |"]
+    short = [("steps", network, str(extra_layer.SHORT)) for network in (WITHOUT, WITH)]
+    before, after = (
+        np.subtract(_primary(found, layer), _primary(found, base))
+        for base, layer in (short, (BASE, LAYER))
+    )
+    change = interval(list(after - before), 0.95)
+    assert (
+        f"From 40,416 to 161,664 images the cost changes by {change.mean:+.4f} ± {change.half:.4f}"
+        " bits per dimension (95% interval, the 3 seeds that both have)."
+    ) in lines
     extra_layer.save_pictures(results, tmp_path, tmp_path)
     with Image.open(tmp_path / "extra_layer.png") as picture:
         assert picture.width == 1200
+
+
+def test_report_of_a_study_that_has_begun_has_means_of_pairs(tmp_path: Path) -> None:
+    """The second training without the layer is far from the first, and has no pair yet."""
+    found = _trainings(0.05, 1)
+    found[BASE, 2] = {each.metric: 100.0 for each in QUANTITIES}
+    lines = extra_layer.report(_results(extra_layer.STUDY, found, tmp_path / "rows.csv"))
+    without, layer = (found[title, 1][PRIMARY.metric] for title in (BASE, LAYER))
+    assert (
+        f"| {PRIMARY.title} | lower | {without:.4f} | {layer:.4f} | {layer - without:+.4f} | 1 |"
+    ) in lines
+    assert "Not measured yet." in lines
 
 
 def _committed(study: Study) -> Results:
@@ -153,9 +197,7 @@ def _committed(study: Study) -> Results:
     file = REPORTS / f"{study.name}.csv"
     if not file.exists():
         pytest.skip(f"{file.name}: has not been measured yet")
-    common = {key: value for key, value in study.common.items() if "synthesize" not in key}
-    settings = {title: {**common, **changes} for title, changes in study.candidates.items()}
-    return find_results(study, settings, file)
+    return find_results(study, study.settings({}, real=True), file)
 
 
 def test_rates_are_those_that_the_pilot_chose() -> None:

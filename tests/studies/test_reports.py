@@ -1,13 +1,26 @@
 """What the studies' reports say of rows that are made up here, and their statistics."""
 
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from studies import kl_weight, layer_size, losses, memory_options
-from studies.harness import Results, Study, Title, dvc_command, find_results
+from benchmarks.harness import FACES
+from studies import (
+    decoder,
+    extra_layer,
+    extra_layer_pilot,
+    harness,
+    kl_weight,
+    layer_size,
+    losses,
+    memory_options,
+    published,
+)
+from studies.harness import REPORTS, Results, Study, Title, dvc_command, find_results
 from studies.layer_size import DIRECT, PARAMETERS, QUANTITIES
 from studies.losses import COLUMNS, DEFAULT, FLOOR, PUBLISHED, PYTHAE
 from studies.rows import Origin, Row, append_row, settings_text
@@ -20,7 +33,7 @@ def _results(
     study: Study, found: Mapping[tuple[Title, int], Metrics], file: Path, **devices: str
 ) -> Results:
     """Through a file; a seed's device by name, such as seed_2."""
-    settings = study.settings({})
+    settings = study.settings({}, real=True)
     for (title, seed), metrics in found.items():
         device = devices.get(f"seed_{seed}", ORIGIN.device)
         origin = Origin(ORIGIN.commit, ORIGIN.digest, ORIGIN.images, device)
@@ -174,3 +187,27 @@ def test_command_of_a_candidate_sets_what_differs() -> None:
         "dvc exp run -S data.source=/path/to/the/images -S 'encoder.filters=[32, 64]' "
         "-S train.optimizer=sgd"
     )
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        each.STUDY
+        for each in (decoder, extra_layer, extra_layer_pilot, kl_weight, losses, published)
+    ],
+    ids=lambda study: study.name,
+)
+def test_committed_report_is_that_of_its_rows(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone can write it again without the images."""
+    rows = REPORTS / f"{study.name}.csv"
+    if not rows.exists():
+        pytest.skip(f"{rows.name}: has not been measured yet")
+    shutil.copy(rows, tmp_path)
+    monkeypatch.delenv(FACES, raising=False)
+    folders = ["--reports", str(tmp_path), "--folder", str(tmp_path / "models")]
+    monkeypatch.setattr(sys, "argv", ["study", "--report", *folders])
+    harness.main(study, "")
+    written, committed = (folder / study.report_file for folder in (tmp_path, REPORTS))
+    assert written.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
