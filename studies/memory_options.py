@@ -114,6 +114,7 @@ STUDY = Study(
     report_file="memory_options.md",
     common={
         "data.resize": "lanczos",
+        "decoder.resize_layers": 0,
         # Sums of squares are easier to compare than nats.
         "loss.reconstruction": "mse",
         "train.batch_size": BATCH,

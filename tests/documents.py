@@ -70,9 +70,9 @@ EXCEPTIONS = {
     "make bench-faces": ("make --dry-run bench-faces", _BENCHMARK),
     "make bench-explorer": ("make --dry-run bench-explorer", _BENCHMARK),
     "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "
-    "-S 'encoder.strides=[4,2,2]'": (
+    "-S 'encoder.strides=[4,2,2]' -S decoder.resize_layers=0": (
         "dvc exp run -S 'encoder.filters=[32,64,128]' -S 'encoder.kernel_sizes=[6,4,4]' "
-        "-S 'encoder.strides=[4,2,2]' memory", _TRAINING,
+        "-S 'encoder.strides=[4,2,2]' -S decoder.resize_layers=0 memory", _TRAINING,
     ),
     "dvc exp run -S decoder.resize_layers=0 -S train.batch_size=128": (
         "dvc exp run -S decoder.resize_layers=0 -S train.batch_size=128 memory", _TRAINING,

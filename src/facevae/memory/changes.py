@@ -25,7 +25,8 @@ class Change:
     variants: Sequence[str] = VARIANTS
 
 
-# The first two cost no held-out loss in any seed of `make study-memory-options`; the order of the
+# The first two cost no held-out loss in any seed of `make study-memory-options`, whose Decoders are
+# those of the post; the order of the
 # others is a judgement, because their losses are of one seed each. bfloat16 comes last: only some
 # cards support it. With the learning rates given here the tests' small images are learnt. Of the
 # values of one parameter, the first that is enough is suggested.
