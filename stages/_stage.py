@@ -40,6 +40,7 @@ try:
     from facevae.common.parameters import VARIANTS, Parameters, load_parameters
     from facevae.common.requests import check_face_packages, check_inception_weights
     from facevae.common.runtime import before_abort
+    from facevae.common.signals import INTERRUPTS, heeded_interrupts
 except ModuleNotFoundError as error:
     sys.exit(
         f"{sys.executable} lacks the package {error.name}: run `make repro`, which builds the "
@@ -155,9 +156,9 @@ def run(stage: Callable[[], None]) -> None:
     and exit status 2.
 
     A stage that a signal has stopped, see `stop_on_signals`, says how to resume, and exits with 128
-    plus the signal's number, as shells do. So does one that Ctrl-C or SIGTERM has interrupted, when
-    its temporary files are deleted. Whatever stops a stage but a kill, its outputs are as
-    before.
+    plus the signal's number, as shells do. So does one that Ctrl-C, SIGTERM or the end of its
+    terminal has interrupted, when its temporary files are deleted. Whatever stops a stage but a
+    kill, its outputs are as before.
     """
     stage = _open_to_signals(stage)
     before_abort(_before_abort)
@@ -189,7 +190,7 @@ def run(stage: Callable[[], None]) -> None:
     finally:
         # Python is ending, and would show where Ctrl-C has met it. A training that is complete, see
         # `stop_on_signals`, ends as if there were none.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in INTERRUPTS:
             if signal.getsignal(number) in (signal.default_int_handler, _interrupt):
                 signal.signal(number, signal.SIG_DFL)
 
@@ -212,10 +213,12 @@ def _before_abort(no_memory: bool) -> None:
 
 
 def _open_to_signals(stage: Callable[[], None]) -> Callable[[], None]:
-    """The stage, which Ctrl-C, also an earlier one, and SIGTERM end with a KeyboardInterrupt."""
+    """The stage, which the `INTERRUPTS`, also an earlier Ctrl-C, end with a KeyboardInterrupt."""
 
     def opened() -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in heeded_interrupts():
+            if number != signal.SIGINT:  # Python's own handler does so
+                signal.signal(number, _interrupt)
         before = sys.unraisablehook
 
         def interrupt_again(unraisable: Any) -> None:
@@ -253,10 +256,7 @@ def _outputs_kept() -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # they may hold the memory that has run out
         stage = os.environ.get("DVC_STAGE") if os.getpid() == process else None  # not in a fork
         if stage and not (isinstance(error, SystemExit) and not error.code):
-            handlers = {
-                number: signal.signal(number, signal.SIG_IGN)
-                for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
             try:
                 with contextlib.suppress(
                     OSError, MemoryError
@@ -317,7 +317,7 @@ _caught: list[int] = []
 
 
 def stop_on_signals() -> Callable[[], bool]:
-    """From here on SIGTERM and Ctrl-C are requests to stop, and end the process only when repeated.
+    """From here on the `INTERRUPTS` are requests to stop, and end the process only when repeated.
 
     Returns:
         A function that tells whether there has been one.
@@ -329,7 +329,7 @@ def stop_on_signals() -> Callable[[], bool]:
         _caught.append(number)
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded_interrupts():
         before[number] = signal.signal(number, catch)
     return lambda: bool(_caught)
 

@@ -15,6 +15,7 @@ import yaml
 
 from facevae.common.parameters import Data, Limit, Parameters, Train, load_parameters
 from facevae.common.runtime import enable_determinism
+from facevae.common.signals import INTERRUPTS
 from facevae.data.preparation import prepare
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -46,7 +47,7 @@ def write_params(folder: Path, **sections: dict[str, Any]) -> Path:
 def run_stage(name: str, *arguments: object) -> int:
     """Run a stage in this process: its exit status, 0 if it has none."""
     script, stages = PROJECT / "stages" / f"{name}.py", str(PROJECT / "stages")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
     before = sys.argv
     sys.argv = [str(script), *map(str, arguments)]
     sys.path.insert(0, stages)

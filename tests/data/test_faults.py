@@ -1,5 +1,6 @@
 """Preparing images while processes die, disks fill up and others get in the way, all for real."""
 
+import contextlib
 import os
 import random
 import re
@@ -150,8 +151,15 @@ def _begun(
         # A shell's background jobs, of which these tests may be one, ignore it from birth.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    while not any(path.stat().st_size for path in folder.glob(_UNFINISHED[stage])):
-        assert process.poll() is None
+
+    def begun() -> bool:
+        # A file may be renamed between the two.
+        with contextlib.suppress(FileNotFoundError):
+            return any(path.stat().st_size for path in folder.glob(_UNFINISHED[stage]))
+        return False
+
+    while not begun():
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     return folder, process, psutil.Process(process.pid).children(recursive=True)
 
@@ -163,10 +171,19 @@ def _begun(
         ("synthesize", [signal.SIGINT]),
         ("synthesize", [signal.SIGINT] * 3),  # by somebody who does not wait
         ("prepare", [signal.SIGTERM]),
+        ("synthesize", [signal.SIGTERM]),
+        ("synthesize", [signal.SIGHUP]),  # the terminal is closed
     ],
-    ids=["prepare", "synthesize", "synthesize-thrice", "prepare-sigterm"],
+    ids=[
+        "prepare",
+        "synthesize",
+        "synthesize-thrice",
+        "prepare-sigterm",
+        "synthesize-sigterm",
+        "synthesize-sighup",
+    ],
 )
-def test_faults_ctrl_c_and_sigterm_leave_nothing_behind(
+def test_faults_interrupts_leave_nothing_behind(
     many: Path, project: Path, tmp_path: Path, stage: str, numbers: list[signal.Signals]
 ) -> None:
     folder, process, workers = _begun(stage, many, project, tmp_path)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM from a stage's first moment on: no traceback, and nothing half-written."""
+"""What interrupts a stage, from its first moment on: no traceback, and nothing half-written."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def test_signals_ctrl_c_before_the_imports_waits_for_them(project: Path) -> None
     assert process.returncode == 130
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signals_that_meet_a_destructor_are_not_lost(
     project: Path, number: str, status: int
 ) -> None:
@@ -67,6 +67,20 @@ def test_signals_that_meet_a_destructor_are_not_lost(
     process = _start(project, sys.executable, "-c", script)
     assert process.communicate(timeout=30)[0] == "interrupted\n"
     assert process.returncode == status
+
+
+def test_signals_that_nohup_ignores_stay_ignored(project: Path) -> None:
+    script = (
+        "import sys; sys.path[:0] = ['stages']; import _stage, os, signal\n"
+        "def begin():\n"
+        "    stop_requested = _stage.stop_on_signals()\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print('went on', stop_requested())\n"
+        "_stage.run(begin)"
+    )
+    process = _start(project, "nohup", sys.executable, "-c", script, stdin=subprocess.DEVNULL)
+    assert process.communicate(timeout=30)[0] == "went on False\n"
+    assert process.returncode == 0
 
 
 def test_signals_ctrl_c_while_tensorflow_is_imported(project: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from helpers import free_ports, run_stage, small_vae, train_settings, write_para
 
 import facevae.training.devices
 from facevae.common.errors import StoppedError, UserError
+from facevae.common.parameters import Decoder, Encoder, Loss, Parameters, Train
 from facevae.common.runtime import enable_determinism
 from facevae.model.saving import load_model, save_model
 from facevae.shards.batches import Shards
@@ -27,6 +28,7 @@ from facevae.training.checkpoints import Checkpoint
 from facevae.training.cluster import Cluster, Machine, read_cluster
 from facevae.training.devices import check_batch_size, visible_devices
 from facevae.training.loop import train
+from facevae.training.session import _facts
 from facevae.training.statistics import recompute_statistics
 
 pytestmark = pytest.mark.slow
@@ -219,6 +221,15 @@ def test_distributed_machine_that_dies_while_tensorflow_connects_is_a_sentence(
         log.read_text(),
         re.MULTILINE,
     )
+
+
+def test_distributed_machines_compare_all_that_decides_a_training(
+    shards: Path, parameters: Parameters
+) -> None:
+    facts = _facts(parameters.variant("inter_dense"), Shards(shards), "", "")
+    sections = {"encoder": Encoder, "decoder": Decoder, "loss": Loss, "train": Train}
+    keys = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
+    assert keys <= facts.keys()
 
 
 def test_distributed_batch_must_split_evenly() -> None:

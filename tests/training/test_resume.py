@@ -417,7 +417,7 @@ def test_resume_state_stays_good_when_the_loss_is_not_finite(shards: Path, tmp_p
     assert all(np.isfinite(value).all() for key, value in left.items() if key != "history")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -> None:
     code = (
         "import os, _stage, facevae.common.errors as errors\n"

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from facevae.common.inherited import ignore_inherited_settings
-from facevae.common.signals import interrupts_held_back
+from facevae.common.signals import INTERRUPTS, interrupts_held_back
 
 
 def enable_determinism(seed: int) -> None:
@@ -64,8 +64,8 @@ def _messages_held_back() -> Iterator[None]:
     end, start = os.pipe()
     if not (keeper := os.fork()):
         try:
-            # A terminal's Ctrl-C and a batch system's SIGTERM go to this process as well.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            # They go to this process as well.
+            for number in INTERRUPTS:
                 signal.signal(number, signal.SIG_IGN)
             os.close(start)
             messages = b""

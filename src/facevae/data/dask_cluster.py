@@ -98,6 +98,10 @@ class _DaskExecutor(Executor):
         for future in list(self._futures):
             future.cancel()
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            self.give_up()
+
 
 @contextlib.contextmanager
 def _while_there_are_workers(client: Any, executor: _DaskExecutor, address: str) -> Iterator[None]:

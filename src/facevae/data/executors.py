@@ -37,12 +37,13 @@ def _enter_worker() -> None:
 
 def local_executor(processes: int | None = None) -> Executor:
     """A pool of worker processes: this number, or `worker_processes` if None."""
-    return ProcessPoolExecutor(
-        processes or worker_processes(),
-        # Spawned, not forked: a forked copy of a process with threads can hang.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_enter_worker,
-    )
+    with interrupts_held_back():  # Python starts a process that keeps books of its locks
+        return ProcessPoolExecutor(
+            processes or worker_processes(),
+            # Spawned, not forked: a forked copy of a process with threads can hang.
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_enter_worker,
+        )
 
 
 def default_executor(shared: Sequence[Path] = ()) -> contextlib.AbstractContextManager[Executor]:
@@ -100,5 +101,6 @@ def run_tasks(
                     ) from None
             finally:
                 ending.enter_context(interrupts_held_back())
-                for future in futures:
-                    future.cancel()
+                # By its own thread: where all processes are stopped together, it finds its workers
+                # dead, and fails over futures that others have cancelled.
+                executor.shutdown(cancel_futures=True)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from facevae.common.errors import UserError
+from facevae.common.signals import INTERRUPTS
 from facevae.training.cluster import VARIABLE, Cluster
 
 # A machine that sends no heartbeat for this long is considered dead.
@@ -103,7 +104,7 @@ def _killed_when_it_hangs(sentence: str) -> Iterator[None]:
          sentence],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTS}
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait as well
     try:
         yield

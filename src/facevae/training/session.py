@@ -171,6 +171,7 @@ def _facts(
     """What must be the same on all machines of a training, the best known names first."""
     sections = {
         "encoder": parameters.encoder,
+        "decoder": parameters.decoder,
         "loss": parameters.loss,
         "train": parameters.train,
     }
