@@ -15,6 +15,7 @@ def main() -> None:
     load_tensorflow()
     from facevae.common.runtime import enable_determinism
     from facevae.evaluation.attribute_classifier import (
+        is_classifier,
         learned_attributes,
         save_classifier,
         summary,
@@ -29,7 +30,7 @@ def main() -> None:
         if names:
             network = train_classifier(shards, progress=progress)
         metrics = summary(shards, network)
-    with atomic_write(options.network) as folder:
+    with atomic_write(options.network, is_classifier) as folder:
         save_classifier(network, names, folder)
     write_json(options.metrics, metrics)
 

@@ -19,7 +19,14 @@ import pytest
 
 from facevae.common import files
 from facevae.common.errors import UserError
-from facevae.common.files import atomic_write, check_file, check_zip, exclusive_writer, write_text
+from facevae.common.files import (
+    atomic_write,
+    check_file,
+    check_zip,
+    exclusive_writer,
+    has_only,
+    write_text,
+)
 
 Stops = dict[str, list[dict[str, Any]]]
 _STEPS = {"replace", "fsync", "unlink", "rmtree", "_exchange"}
@@ -95,19 +102,13 @@ def test_names_with_patterns_in_them_are_names(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a[1]*", other.name}
 
 
-def test_a_folder_in_place_of_an_output_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "model.keras" / "mine").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"model.keras: is a folder, where a file is to be written"):
-        write_text(tmp_path / "model.keras", "weights")
-    assert [path.name for path in tmp_path.rglob("*")] == ["model.keras", "mine"]
-
-
 def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
     """As DVC makes them, into its cache, with cache.type symlink."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "old").write_text("old")
     (tmp_path / "out").symlink_to(tmp_path / "cache")
-    with exclusive_writer(tmp_path / "out"), atomic_write(tmp_path / "out") as folder:
+    nothing = has_only()
+    with exclusive_writer(tmp_path / "out"), atomic_write(tmp_path / "out", nothing) as folder:
         folder.mkdir()
         (folder / "new").write_text("new")
     assert not (tmp_path / "out").is_symlink()
@@ -175,3 +176,37 @@ def test_a_zip_is_whole_or_a_sentence_whichever_byte_is_flipped(tmp_path: Path) 
         assert sentence.startswith(f"{path}: is damaged, or not such a file (")
         assert sentence.endswith("); write it again")
         assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a socket"])
+def test_what_is_no_file_in_place_of_an_output_is_a_sentence(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be replaced, and so lost."""
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    path = Path("model.keras")
+    SPECIAL[kind](path)
+    before = path.lstat()
+    with pytest.raises(UserError, match=f"model.keras: is {kind}, where a file is to be written"):
+        write_text(path, "weights")
+    assert path.lstat() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_only_a_folder_of_an_earlier_run_is_replaced(tmp_path: Path) -> None:
+    path, is_earlier = tmp_path / "out", has_only("*.tfrecord", "manifest.json")
+
+    def write(name: str) -> None:
+        with atomic_write(path, is_earlier) as folder:
+            folder.mkdir()
+            (folder / name).touch()
+
+    write("a.tfrecord")
+    (path / ".DS_Store").touch()
+    write("manifest.json")
+    assert [each.name for each in path.iterdir()] == ["manifest.json"]
+    (path / "thesis.odt").touch()
+    with pytest.raises(UserError, match=r"out: has files that no earlier run has written"):
+        write("a.tfrecord")
+    assert {each.name for each in path.iterdir()} == {"manifest.json", "thesis.odt"}
+    assert list(tmp_path.iterdir()) == [path]

@@ -103,6 +103,12 @@ def test_folder_has_eight_one_and_one_of_ten_in_the_splits() -> None:
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.015)  # five standard deviations of 0.1
 
 
+def test_folder_of_pictures_is_not_replaced_by_its_shards(pictures: Path) -> None:
+    with pytest.raises(UserError, match="my pictures: has files that no earlier run has written"):
+        _prepare(pictures, pictures)
+    assert {str(path.relative_to(pictures)) for path in pictures.rglob("*.*")} == set(NAMES)
+
+
 def test_folder_limit_takes_the_first_by_name(pictures: Path, tmp_path: Path) -> None:
     manifest = _prepare(pictures, tmp_path / "shards", limit={"train": 3})
     expected = _expected(NAMES, 1)
@@ -142,8 +148,16 @@ def test_folder_takes_the_photographs_of_large_cameras() -> None:
     whole.save(file, "JPEG")
     made = square_image(file.getvalue(), data_settings(layout="folder", image_size=96))
     assert np.abs(np.asarray(made).astype(int) - (200, 100, 50)).max() < 5
-    with pytest.raises(UserError, match="is 8192x6144 pixels, which is too large"):
+    with pytest.raises(UserError, match="is 8192x6144 pixels, more than the 33 million that are"):
         square_image(file.getvalue(), data_settings(crop="none"))
+
+
+def test_folder_takes_the_photographs_of_telephones_with_108_million_pixels() -> None:
+    """Of which Pillow warns."""
+    file = io.BytesIO()
+    Image.new("L", (12_000, 9_000), 100).save(file, "JPEG")
+    made = square_image(file.getvalue(), data_settings(layout="folder", image_size=96))
+    assert np.abs(np.asarray(made).astype(int) - 100).max() < 3
 
 
 def test_folder_labels_are_optional_and_unknown_without_a_line(

@@ -2,12 +2,15 @@
 
 import dataclasses
 import io
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from facevae.common.errors import UserError
 from facevae.data.synthetic import ATTRIBUTE_NAMES, describe_face, draw_face, synthesize
 
 
@@ -106,3 +109,26 @@ def test_background_is_of_one_colour_which_differs_between_faces() -> None:
         top = _pixels(face)[:10]
         assert np.abs(top - face.background).max() == 0
     assert np.std([face.background for face in faces], axis=0).min() > 30
+
+
+def test_only_drawn_faces_are_replaced(source: Path, tmp_path: Path) -> None:
+    """A copy of CelebA has the same files."""
+    mine = tmp_path / "celeba"
+    shutil.copytree(source, mine)
+    labels = mine / "list_attr_celeba.txt"
+    labels.write_text(labels.read_text(encoding="utf-8").replace("Smiling", "Male", 1))
+    before = {path: path.read_bytes() for path in mine.iterdir()}
+    with pytest.raises(UserError, match="celeba: has files that no earlier run has written"):
+        synthesize(mine, images=20, seed=3)
+    labels.unlink()
+    with pytest.raises(UserError, match="celeba: has files that no earlier run has written"):
+        synthesize(mine, images=20, seed=3)
+    assert all(path.read_bytes() == content for path, content in before.items() if path != labels)
+    drawn = tmp_path / "drawn"
+    for seed in (3, 4):
+        synthesize(drawn, images=20, seed=seed)
+    synthesize(tmp_path / "again", images=20, seed=4)
+    archives = (
+        (each / "img_align_celeba.zip").read_bytes() for each in (drawn, tmp_path / "again")
+    )
+    assert len(set(archives)) == 1

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import fnmatch
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import stat
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,19 +20,40 @@ from facevae.common.locks import stale_note, try_lock
 from facevae.common.signals import interrupts_held_back
 
 
+def has_only(*patterns: str) -> Callable[[Path], bool]:
+    """For `atomic_write`: a folder is an earlier one if all names in it match one of these.
+
+    Files whose names begin with a dot do not count: systems add them.
+    """
+
+    def is_earlier(folder: Path) -> bool:
+        return all(
+            any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+            or (entry.name.startswith(".") and entry.is_file())
+            for entry in folder.iterdir()
+        )
+
+    return is_earlier
+
+
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, is_earlier: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success, rename what was written there to `path`.
 
     The body may create a file or a folder. If it raises, the temporary path is removed and `path`
     stays as it was. When this returns, what was written is on the disk, so that a power cut takes
     nothing away. What killed processes have left beside `path` is removed.
 
+    Args:
+        is_earlier: the body creates a folder; tells whether a folder at `path` is what an earlier
+            call has created. Only such a one is replaced.
+
     Raises:
-        UserError: the body has written a file, and `path` is a folder.
+        UserError: `path` is a folder that must not be replaced, a device, a pipe or a socket.
         OSError: the disk refuses.
     """
     path = Path(path)
+    _check_target(path, is_earlier)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
     try:
@@ -41,13 +63,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
             sync(temporary)
             if temporary.is_dir() and os.path.lexists(path):
                 _replace_folder(temporary, path)
-            elif path.is_dir() and not path.is_symlink():
-                raise UserError(f"{path}: is a folder, where a file is to be written; move it away")
             else:
                 os.replace(temporary, path)
             _sync_entry(path.parent)
     except OSError as error:
         raise named(error, path) from None
+
+
+def _check_target(path: Path, is_earlier: Callable[[Path], bool] | None) -> None:
+    """Refuse what must not be replaced. Of a link nothing is lost but the link."""
+    try:
+        kind = stat.S_IFMT(path.lstat().st_mode)
+    except OSError:  # it is not there, or the disk says so when it is written
+        return
+    if kind == stat.S_IFDIR and is_earlier is not None:
+        if not is_earlier(path):
+            raise UserError(
+                f"{path}: has files that no earlier run has written, and that would be deleted; "
+                "name another folder"
+            )
+    elif kind in _KINDS:
+        raise UserError(
+            f"{path}: is {_KINDS[kind]}, where a file is to be written; name another path"
+        )
 
 
 def _replace_folder(new: Path, path: Path) -> None:

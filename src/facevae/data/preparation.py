@@ -30,6 +30,7 @@ from facevae.shards.records import (
     crc32c,
     encode_example,
     frame_record,
+    is_folder_of_shards,
     shard_ends,
     write_manifest,
 )
@@ -37,6 +38,7 @@ from facevae.shards.records import (
 ALIGNED_SIZE = (178, 218)  # width and height of CelebA's aligned images
 # A larger image is refused before it is decoded: its pixels would take more than 100 MB.
 _MAX_PIXELS = 2**25
+_TOO_LARGE = f"more than the {_MAX_PIXELS // 10**6} million that are decoded; make it smaller first"
 _JPEG_QUALITY = 95
 _BUFFER = 2**20  # bytes that are written at once: twice as fast as record by record
 _LISTED = 20
@@ -151,20 +153,20 @@ def square_image(file: bytes, settings: Data) -> Image.Image:
     formats, side = _FORMATS[settings.layout], settings.image_size
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd things in an image that it can read nevertheless.
+            # Pillow warns of odd things in an image that it can read nevertheless, and of a size
+            # that a JPEG need not be decoded at.
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(file), formats=formats) as image:
                 if settings.layout == "folder" and image.width * image.height > _MAX_PIXELS:
                     # A JPEG is decoded at a half, a quarter or an eighth of its size.
                     image.draft(None, (4 * side, 4 * side))
                 if image.width * image.height > _MAX_PIXELS:
-                    raise UserError(f"is {image.width}x{image.height} pixels, which is too large")
+                    raise UserError(f"is {image.width}x{image.height} pixels, {_TOO_LARGE}")
                 whole = _rgb(image)
     except (UserError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError("has too many pixels") from None
+    except Image.DecompressionBombError:  # twice what Pillow warns of
+        raise UserError(f"has over 170 million pixels, {_TOO_LARGE}") from None
     except UnidentifiedImageError:
         kinds = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise UserError("is empty" if not file else f"is not a {kinds} image") from None
@@ -279,7 +281,7 @@ def prepare(
     for split, rows in plan.images.items():
         if not len(rows):
             raise UserError(f"{plan.splits}: the {split} split has no images{plan.remedy}")
-    with exclusive_writer(target), atomic_write(target) as folder:
+    with exclusive_writer(target), atomic_write(target, is_folder_of_shards) as folder:
         folder.mkdir()
         tasks = {}
         for split, rows in plan.images.items():

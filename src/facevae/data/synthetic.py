@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from facevae.common.files import atomic_write, exclusive_writer
+from facevae.common.files import atomic_write, exclusive_writer, has_only
 from facevae.common.limits import worker_processes
 from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
 from facevae.data.executors import local_executor, run_tasks
@@ -391,6 +391,16 @@ def _split(index: int, images: int) -> int:
     return 0 if index < images * 8 // 10 else 1 if index < images * 9 // 10 else 2
 
 
+def _is_drawn(folder: Path) -> bool:
+    """Whether all that is in a folder are drawn faces: a copy of CelebA has other attributes."""
+    with contextlib.suppress(OSError, ValueError):
+        if has_only(ARCHIVE, PARTITION, ATTRIBUTES)(folder) and (folder / ATTRIBUTES).exists():
+            with open(folder / ATTRIBUTES, encoding="utf-8") as lines:
+                head = lines.readlines(10_000)[1:2]
+                return [line.split() for line in head] == [list(ATTRIBUTE_NAMES)]
+    return not any(folder.iterdir())
+
+
 def synthesize(
     target: Path,
     images: int,
@@ -413,7 +423,7 @@ def synthesize(
         range(start, min(start + _IMAGES_PER_TASK, images))
         for start in range(0, images, _IMAGES_PER_TASK)
     )
-    with exclusive_writer(target), atomic_write(target) as folder:
+    with exclusive_writer(target), atomic_write(target, _is_drawn) as folder:
         folder.mkdir()
         with (
             tempfile.TemporaryDirectory(dir=folder) as drawn,

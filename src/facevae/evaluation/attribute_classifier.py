@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from facevae.common.errors import UserError
-from facevae.common.files import check_file, check_zip
+from facevae.common.files import check_file, check_zip, has_only
 from facevae.common.parameters import CHANNELS
 from facevae.model.layers import MOMENTUM, FusedBatchNormalization, ZeroBiasGradConv2D
 from facevae.model.saving import save_model
@@ -24,6 +24,7 @@ FEATURES = 128  # size of an image's feature vector
 
 NAMES = "names.json"
 NETWORK = "network.keras"
+is_classifier = has_only(NAMES, NETWORK)  # for `atomic_write`
 
 # With one layer less, the last layer's receptive field is too small to recognise a smile.
 _FILTERS = (16, 32, 64, FEATURES, FEATURES)

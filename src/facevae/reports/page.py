@@ -5,12 +5,12 @@ All is read from the folders that other stages write. The texts are in `page.htm
 
 import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, UnidentifiedImageError
 
 from facevae.common.files import check_file
 from facevae.common.parameters import VARIANTS, Parameters
@@ -34,6 +34,10 @@ _TEMPLATES = Environment(
 )
 
 
+# A PNG file's signature and the head of its first chunk; width and height follow.
+_PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+
+
 @dataclass(frozen=True)
 class Picture:
     """A PNG or SVG file: its link from the page, quoted for a URL, and its size in pixels."""
@@ -50,14 +54,17 @@ def _picture(path: Path, folder: Path) -> Picture:
 
 
 def _png_size(path: Path) -> tuple[int, int]:
+    # Pillow refuses to open what has very many pixels, which a grid may have.
     try:
         check_file(path)
-        with Image.open(path) as image:
-            return image.size
+        with open(path, "rb") as file:
+            head = file.read(len(_PNG) + 8)
     except FileNotFoundError:
         raise missing(path) from None
-    except UnidentifiedImageError as error:
-        raise damaged(path, error) from None
+    if not head.startswith(_PNG) or len(head) < len(_PNG) + 8:
+        raise damaged(path, "it does not begin as a PNG file does")
+    width, height = struct.unpack_from(">II", head, len(_PNG))
+    return width, height
 
 
 def _svg_size(path: Path) -> tuple[int, int]:

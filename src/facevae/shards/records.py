@@ -40,9 +40,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facevae.common.errors import UserError
-from facevae.common.files import check_file, write_json
+from facevae.common.files import check_file, has_only, write_json
 
 MANIFEST = "manifest.json"
+is_folder_of_shards = has_only(MANIFEST, "*.tfrecord", "*-attributes.npy")  # for `atomic_write`
 _HEADER, _CHECKSUM = 12, 4  # bytes in front of a record's content, and behind it
 _WRITE_AGAIN = "write the shards again: dvc repro --force --single-item prepare"
 
