@@ -8,11 +8,19 @@ import signal
 # before Python starts.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
+import os
+
+# Where standard error is closed (2>&-), the next file would get its number, and its text.
+for _number in range(3):
+    try:
+        os.fstat(_number)
+    except OSError:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
 import argparse
 import contextlib
 import errno
 import hashlib
-import os
 import subprocess
 import sys
 import threading
@@ -20,6 +28,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 # What PYTHONPATH names comes after the environment's packages: it may be of another Python.
 _named = [Path(place).absolute() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep)]

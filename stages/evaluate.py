@@ -29,11 +29,12 @@ def main() -> None:
 
     enable_determinism(0)
     with Shards(options.shards) as shards, counting("Evaluating", " images") as progress:
+        vae = load_model(options.model, shards.image_size)
         metrics = evaluate(
-            load_model(options.model),
+            vae,
             shards,
             batch_size=train.batch_size // train.accumulation_steps,
-            prior=load_prior(options.prior),
+            prior=load_prior(options.prior, vae.latent_size),
             attribute_classifier=load_classifier(options.attributes),
             inception_weights=inception_weights,
             faces=parameters.evaluate.faces,

@@ -18,14 +18,12 @@ def main() -> None:
     from facevae.shards.batches import Shards
 
     enable_determinism(0)
-    variants = {
-        name: (
-            load_model(options.models / f"{name}.keras"),
-            load_prior(options.models / f"{name}_prior.npz"),
-        )
-        for name in VARIANTS
-    }
+    variants = {}
     with Shards(options.shards) as shards:
+        for name in VARIANTS:
+            vae = load_model(options.models / f"{name}.keras", shards.image_size)
+            prior = load_prior(options.models / f"{name}_prior.npz", vae.latent_size)
+            variants[name] = vae, prior
         html = explorer_html(parameters, shards, variants)
     write_text(options.html, html)
     if (size := options.html.stat().st_size) > MOST_BYTES:

@@ -4,6 +4,7 @@ This is a command and no stage of dvc.yaml: whoever wants the files asks for the
 is what dvc.lock records of the training, whatever params.yaml holds by now.
 """
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -80,6 +81,7 @@ def _code() -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if missing := [variant for variant in VARIANTS if not (MODELS / f"{variant}.keras").exists()]:
         names = " and ".join(str(MODELS / f"{variant}.keras") for variant in missing)
         raise UserError(f"{names}: no such model; train it first: dvc repro")

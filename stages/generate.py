@@ -21,8 +21,9 @@ def main() -> None:
     from facevae.shards.batches import Shards
 
     enable_determinism(settings.seed)
-    vae, prior = load_model(options.model), load_prior(options.prior)
     with Shards(options.shards) as shards:
+        vae = load_model(options.model, shards.image_size)
+        prior = load_prior(options.prior, vae.latent_size)
         save_pictures(vae, prior, shards, settings, options.reports)
         save_tables(vae, shards, settings.seed, options.reports)
 

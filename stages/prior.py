@@ -18,8 +18,8 @@ def main() -> None:
     from facevae.shards.batches import Shards
 
     enable_determinism(0)
-    vae = load_model(options.model)
     with Shards(options.shards) as shards:
+        vae = load_model(options.model, shards.image_size)
         prior = prior_of_dataset(parameters.generate.prior, vae, shards)
     save_prior(prior, options.prior)
 

@@ -128,3 +128,16 @@ def test_memory_limit_is_no_more_than_the_process_own() -> None:
     code = "from facevae.common.limits import memory_limit; print(memory_limit())"
     command = ["sh", "-c", f"ulimit -v 1000000; exec {sys.executable} -c '{code}'"]
     assert subprocess.check_output(command, text=True) == f"{1000000 * 1024}\n"
+
+
+def test_mount_points_may_have_any_names(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, and characters at which Python ends a line."""
+    files = {**_version_2("/a"), f"{V2}/a/memory.max": 3 * GIB}
+    root = _system(tmp_path, files)
+    mounts = root / "proc" / "self" / "mountinfo"
+    odd = b"".join(
+        b"40 23 0:30 / /media/" + name + b" rw - ext4 /dev/sdb rw\n"
+        for name in (b"caf\xe9", "\u2028".encode(), b"\x85")
+    )
+    mounts.write_bytes(odd + mounts.read_bytes())
+    assert memory_limit(root) == 7 * GIB

@@ -313,7 +313,7 @@ def test_make_check_looks_for_the_packages_that_find_faces(
 def test_what_is_no_file_is_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
-    for name in ("pipe", "", "loop"):
+    for name in ("pipe", "", "loop", 300 * "x"):
         with pytest.raises(UserError, match="cannot be read: "):
             load_parameters(tmp_path / name)
 

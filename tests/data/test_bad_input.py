@@ -117,6 +117,14 @@ def test_bad_input_attribute_file(
     assert "\n" not in refusal
 
 
+def test_bad_input_attribute_file_of_pandas_that_is_cut_off(copy: Path, tmp_path: Path) -> None:
+    (copy / ATTRIBUTES).unlink()
+    table = (copy / ATTRIBUTES).with_suffix(".csv")
+    table.write_text(",image_id,Smiling\n0,000001.jpg,1\n1\n", encoding="utf-8")
+    refusal = _refusal(copy, tmp_path)
+    assert f"{table}: line 3: expected '000001.jpg' and 1 times 1 or -1" in refusal
+
+
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>\n<html>\n<title>Quota</title>\n"])
 def test_bad_input_attribute_file_is_something_else(
     copy: Path, tmp_path: Path, content: bytes
@@ -319,6 +327,8 @@ def test_odd_images_become_rgb() -> None:
     palette.putpalette([0, 0, 0, 10, 200, 30])
     assert np.abs(made(_file(palette, "PNG")) - (10, 200, 30)).max() == 0
     assert np.abs(made(_file(palette, "PNG", transparency=1)) - 255).max() == 0
+    black = Image.new("1", size, 0)
+    assert np.abs(made(_file(black, "PNG", transparency=0)) - 255).max() == 0
     upright = made(_rotated())
     assert upright[:, -8:].min() > 240
     assert upright[:, :80].max() < 15

@@ -296,6 +296,14 @@ def test_a_model_of_another_version_is_one_sentence(
         load_model(other)
 
 
+def test_a_model_for_images_of_another_size_is_one_sentence(small: VAE, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    save_model(small, path)
+    assert load_model(path, small.image_size).image_size == small.image_size
+    with pytest.raises(UserError, match=r"model.keras: was trained on images of .+ of 99; train"):
+        load_model(path, 99)
+
+
 def test_a_broken_model_file_is_one_sentence(small: VAE, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such model; train it first"):
         load_model(tmp_path / "model.keras")

@@ -28,6 +28,25 @@ def test_help_names_every_argument(stage, capfd: pytest.CaptureFixture, name: st
     assert errors == ""
 
 
+def test_help_of_the_command_that_is_no_stage(project: Path) -> None:
+    done = _run(project, "export", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "as ONNX files" in done.stdout
+
+
+@pytest.mark.slow
+def test_standard_error_may_be_closed(project: Path, tmp_path: Path) -> None:
+    """As cron's jobs have it, and 2>&- in a shell."""
+    params = write_params(tmp_path, synthesize={"images": 40}, data={"source": f"{tmp_path}/out"})
+    done = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "stages/synthesize.py",
+         "--params", params, "--target", tmp_path / "out"],
+        cwd=project, stdout=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert (tmp_path / "out" / "img_align_celeba.zip").exists()
+
+
 @pytest.mark.slow
 def test_train_alone_prints_the_device_and_one_bar_and_nothing_else(
     project: Path, shards: Path, tmp_path: Path
@@ -51,6 +70,36 @@ def test_train_alone_prints_the_device_and_one_bar_and_nothing_else(
 def _train(shards: Path) -> list[str]:
     options = ["--variant", "direct", "--model", "m.keras", "--history", "h.csv"]
     return ["train", "--shards", str(shards), *options]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"generate": {"rows": 8, "columns": 8}}, "8 x 8 needs 32 held-out images, and the test"),
+        ({"data": {"source": "data/synthetic", "limit": {"test": 1}}}, "and the test split has 1;"),
+        ({"train": {"batch_size": 81}}, "train.batch_size"),
+    ],
+)
+def test_too_few_drawn_faces_are_told_before_they_are_drawn(
+    stage, tmp_path: Path, capfd: pytest.CaptureFixture, changes: dict, sentence: str
+) -> None:
+    limits = {"train": None, "validation": None, "test": None}
+    if "data" in changes:
+        changes["data"]["limit"] = {**limits, **changes["data"]["limit"]}
+    assert stage("synthesize", "--target", "data/synthetic",
+                 **{**changes, "synthesize": {"images": 100}}) == 2  # fmt: skip
+    assert sentence in capfd.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_source_that_is_a_link_to_itself_is_a_sentence(
+    stage, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert stage("synthesize", "--target", "drawn", data={"source": "loop"}) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("data.source: ")
+    assert "Traceback" not in told
 
 
 def test_missing_shards_are_a_sentence(stage, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -128,7 +128,9 @@ def test_memory(values: Values, shown: tuple[str, str]) -> None:
         ((10, 12), (98, 80), (110, 85), "10.0 12.0 s The layer costs 20 %."),
         ((600, 300), (1, 3), (2, 4), "10.0 5.0 min The layer saves 50 %."),
         ((0.5, 0.25), (1, 3), (2, 4), "0.500 0.250 s The layer saves 50 %."),
-        ((0, 0), (1, 3), (2, 4), "0.000 0.000 s As long"),  # less than a batch of images
+        # Less than a batch of images; and a fast device.
+        ((0, 0), (1, 3), (2, 4), "0.000 0.000 s Too short to be measured."),
+        ((0.0, 0.001), (1, 3), (2, 4), "0.000 0.001 s Too short to be measured."),
         ((10, 12), (None, None), (None, None), "10.0 12.0 s The layer costs 20 %."),
     ],
 )

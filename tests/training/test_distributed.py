@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import free_ports, run_stage, small_vae, train_settings, write_params
+from pydantic import BaseModel
 
 import facevae.training.devices
 from facevae.common.errors import StoppedError, UserError
@@ -227,7 +228,9 @@ def test_distributed_machines_compare_all_that_decides_a_training(
     shards: Path, parameters: Parameters
 ) -> None:
     facts = _facts(parameters.variant("inter_dense"), Shards(shards), "", "")
-    sections = {"encoder": Encoder, "decoder": Decoder, "loss": Loss, "train": Train}
+    sections: dict[str, type[BaseModel]] = {
+        "encoder": Encoder, "decoder": Decoder, "loss": Loss, "train": Train,
+    }  # fmt: skip
     keys = {f"{name}.{key}" for name, section in sections.items() for key in section.model_fields}
     assert keys <= facts.keys()
 

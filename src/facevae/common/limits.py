@@ -103,7 +103,9 @@ def address_space_is_used_up() -> bool:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        # Names of mount points may be of any bytes, and have characters that Python ends lines at.
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        return text.removesuffix("\n").split("\n") if text else []
     except OSError:
         return []
 

@@ -115,7 +115,11 @@ def check_inception_weights(path: Path) -> bool:
     Raises:
         UserError: the file does not exist, is incomplete or holds something else.
     """
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # such as a name that is too long
+        there = False
+    if not there:
         place = "" if path.is_absolute() else f" in {Path.cwd()}; give its absolute path"
         raise UserError(f"evaluate.inception_weights: there is no file {path}{place}")
     try:

@@ -38,9 +38,9 @@ def read_mapping(path: Path) -> dict[Any, Any]:
     Raises:
         UserError: the file is missing, cannot be read or is refused: a line per mistake.
     """
-    if path.exists() and not path.is_file():  # to read a named pipe may never end
-        raise UserError(f"{path}: cannot be read: it is not a file")
     try:
+        if path.exists() and not path.is_file():  # to read a named pipe may never end
+            raise UserError(f"{path}: cannot be read: it is not a file")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(

@@ -332,7 +332,8 @@ def read_attributes(path: Path) -> Attributes:
     )
     if not names or not all(names) or len(set(names)) < width:
         raise no_head
-    for number, (image, *fields) in lines:
+    for number, row_of_list in lines:
+        image, *fields = row_of_list or [""]
         if announced is None and not count and len(fields) != width:
             raise no_head
         try:

@@ -132,7 +132,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.transpose(turn)
     if image.mode in ("1", "L", "P", "CMYK", "YCbCr", "RGB") and "transparency" not in image.info:
         return image.convert("RGB")
-    if image.mode in ("LA", "PA", "RGBA", "L", "P", "RGB"):
+    if image.mode in ("LA", "PA", "RGBA", "1", "L", "P", "RGB"):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     raise UserError(f"has pixels of mode {image.mode}, which are not 8 bits per channel")

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from facevae.common.files import atomic_write, exclusive_writer, has_only
 from facevae.common.limits import worker_processes
-from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION
+from facevae.data.celeba import ARCHIVE, ATTRIBUTES, FOLDER, PARTITION, SPLITS
 from facevae.data.executors import local_executor, run_tasks
 
 WIDTH, HEIGHT = 178, 218
@@ -389,6 +389,12 @@ def _write_faces(seed: int, folder: Path, indices: range) -> Path:
 def _split(index: int, images: int) -> int:
     """The split of a face: 0 train (the first 80 %), 1 validation (10 %), 2 test (10 %)."""
     return 0 if index < images * 8 // 10 else 1 if index < images * 9 // 10 else 2
+
+
+def split_counts(images: int) -> dict[str, int]:
+    """How many of so many drawn faces are in each split."""
+    found = [_split(index, images) for index in range(images)]
+    return {split: found.count(number) for number, split in enumerate(SPLITS)}
 
 
 def _is_drawn(folder: Path) -> bool:

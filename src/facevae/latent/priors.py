@@ -176,11 +176,15 @@ def save_prior(prior: Prior, path: Path) -> None:
         np.savez(file, weights=prior.weights, means=prior.means, factors=prior.factors)
 
 
-def load_prior(path: str | Path) -> Prior:
+def load_prior(path: str | Path, latent_size: int | None = None) -> Prior:
     """Read a file that `save_prior` wrote.
 
+    Args:
+        latent_size: of the model that it is wanted for; None: any.
+
     Raises:
-        UserError: there is no such file, or it is not a prior or is damaged.
+        UserError: there is no such file, it is not a prior or is damaged, or it is of codes of
+            another size.
     """
     remedy = "fit it again: dvc repro"
     try:
@@ -199,4 +203,8 @@ def load_prior(path: str | Path) -> Prior:
         part.size and part.dtype == np.float32 and np.isfinite(part).all() for part in parts
     ):
         raise UserError(f"{path}: is not a prior; {remedy}")
+    if latent_size not in (None, size):
+        raise UserError(
+            f"{path}: is of {size} latent units, and the model has {latent_size}; {remedy}"
+        )
     return prior

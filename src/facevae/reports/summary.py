@@ -130,6 +130,8 @@ def _time(values: Values, lowest: Values, highest: Values) -> Finding:
     unit, form = "s", "{:,.1f}"
     if without is None or with_layer is None:
         sentence = _NOT_MEASURED
+    elif not (without and with_layer):
+        sentence, form = "Too short to be measured.", "{:,.3f}"
     else:
         longest = max(without, with_layer)
         if longest >= 120:

@@ -1,5 +1,6 @@
 """Whose faces the images show, and what a page that holds pictures has to say about them."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,8 @@ def kind_of_images(data: Data) -> Literal["own", "drawn", "celeba"]:
     """
     if data.layout == "folder":
         return "own"
-    return "drawn" if Path(data.source).resolve() == DRAWN_FACES.resolve() else "celeba"
+    drawn = os.path.realpath(data.source) == os.path.realpath(DRAWN_FACES)
+    return "drawn" if drawn else "celeba"
 
 
 def terms_of_images(data: Data) -> str | None:
