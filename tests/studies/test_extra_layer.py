@@ -39,6 +39,7 @@ def _trainings(cost: float, seeds: int = SEEDS) -> dict[tuple[Title, int], dict[
         level = 6.0 + 0.1 * math.sin(seed)
         for title, more in ((BASE, 0.0), (LAYER, cost + 0.002 * math.cos(seed))):
             metrics = {quantity.metric: 20.0 + level for quantity in QUANTITIES}
+            metrics |= {"samples.count": 1000.0, "samples_normal.face_share": 0.255}
             found[title, seed] = {**metrics, PRIMARY.metric: level + more}
     return found
 
@@ -156,6 +157,9 @@ def test_report_and_picture_of_all_parts(tmp_path: Path) -> None:
     for images, count in (("40,416", 3), ("161,664", 8), ("484,992", 1)):
         (line,) = [line for line in lines if line.startswith(f"| {images} |")]
         assert line.endswith(f"| {count} |")
+    # 1000 samples from N(0, I) have 255 faces, those from the fitted prior more than enough.
+    few = [line.split(" | ")[0] for line in lines if "too few faces" in line]
+    assert few == ["| Frechet distance on descriptors, N(0, I)"]
     # The controls beside the same seeds.
     groups = [LAYER, *(title for title in extra_layer.CANDIDATES if title[0] == "control")]
     p_values = dunnett([_primary(found, title) for title in groups], _primary(found, BASE))
@@ -183,7 +187,7 @@ def test_report_and_picture_of_all_parts(tmp_path: Path) -> None:
 def test_report_of_a_study_that_has_begun_has_means_of_pairs(tmp_path: Path) -> None:
     """The second training without the layer is far from the first, and has no pair yet."""
     found = _trainings(0.05, 1)
-    found[BASE, 2] = {each.metric: 100.0 for each in QUANTITIES}
+    found[BASE, 2] = {"samples.count": 1000.0, **{each.metric: 100.0 for each in QUANTITIES}}
     lines = extra_layer.report(_results(extra_layer.STUDY, found, tmp_path / "rows.csv"))
     without, layer = (found[title, 1][PRIMARY.metric] for title in (BASE, LAYER))
     assert (
