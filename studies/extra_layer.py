@@ -35,9 +35,9 @@ layer by Dunnett's procedure.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,10 @@ from studies.harness import Results, Settings, Study, Title, Work, dvc_command, 
 from studies.intervals import Interval, dunnett, interval, verdict
 from studies.measurements import image_metrics
 from studies.rows import Row
+
+if TYPE_CHECKING:
+    from facevae.evaluation.inputs import Inputs
+    from facevae.latent.priors import Prior
 
 MARGIN = 0.016  # bits per dimension
 TEST_CONFIDENCE, CONFIDENCE = 0.90, 0.95
@@ -146,20 +150,66 @@ QUANTITIES = (
 )
 
 
+def evaluated(inputs: "Inputs") -> dict[str, dict[str, float]]:
+    """What the design names of all that `facevae.evaluation.evaluate` measures, as it does.
+
+    Left out are sliced Wasserstein distances of ten sets of samples, which take as long as all of
+    this. What is not defined is left out, too.
+    """
+    from facevae.evaluation.face_metrics import FacesOfSamples, ReconstructedFaces
+    from facevae.evaluation.feature_metrics import AttributeFeatures
+    from facevae.evaluation.image_metrics import ReconstructionQuality
+    from facevae.evaluation.inputs import real_sets, reconstructed_batches, sample_sets
+    from facevae.evaluation.likelihood import LossTerms, RateAndDistortion
+
+    families = (LossTerms, ReconstructionQuality, ReconstructedFaces, RateAndDistortion)
+    of_test_split = [family(inputs) for family in families]
+    for batch in reconstructed_batches(inputs):
+        for each in of_test_split:
+            each.update(batch)
+    sets = real_sets(inputs)
+    count = len(sets.real)
+    of_samples = [AttributeFeatures(sets), FacesOfSamples(sets)]
+
+    def mean_over_draws(prior: "Prior | None") -> dict[str, float]:
+        draws = [
+            dict(_items(each.of(images) for each in of_samples))
+            for images in sample_sets(inputs, prior, count)
+        ]
+        values = {name: [draw[name] for draw in draws] for name in draws[0]}
+        means = {name: statistics.fmean(each) for name, each in values.items() if None not in each}
+        return {"count": count, **means}
+
+    return {
+        "test": dict(_items(each.result() for each in of_test_split)),
+        "samples": mean_over_draws(inputs.fitted_prior),
+        "samples_normal": mean_over_draws(None),
+        "real_images": dict(_items(each.of(sets.reference) for each in of_samples)),
+    }
+
+
+def _items(metrics: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    return (item for each in metrics for item in each.items())
+
+
 def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
-    """All that the stage evaluate measures, and bits and PSNR of each source."""
+    """What `evaluated` does, and bits and PSNR of each source."""
     check_face_packages()
     load_tensorflow()
+    from facevae.evaluation.attribute_classifier import load_classifier
+    from facevae.evaluation.inputs import Inputs
     from facevae.latent.generation import samples
-    from facevae.latent.priors import load_prior
+    from facevae.latent.priors import prior_of_dataset
     from facevae.model.saving import load_model
     from facevae.shards.batches import Shards, load_images
 
     enable_determinism(0)
-    metrics = work.evaluate(title, seed)
-    folder = work.train(title, seed)
-    vae, prior = load_model(folder / "model.keras"), load_prior(folder / "prior.npz")
-    shards = Shards(work.shards)
+    parameters, folder = work.parameters(title, seed), work.train(title, seed)
+    vae, shards = load_model(folder / "model.keras"), Shards(work.shards)
+    prior = prior_of_dataset(parameters.generate.prior, vae, shards)
+    classifier = load_classifier(work.attributes)
+    batch_size = parameters.train.batch_size
+    metrics = evaluated(Inputs(vae, shards, batch_size, prior, classifier, None, faces=True))
     found = image_metrics(vae, prior, load_images(shards, "test"))
     # Of the faces of LFW no label is known.
     celeba = shards.labels("test").any(axis=1)

@@ -7,11 +7,18 @@ import statistics
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers import small_vae
 from PIL import Image
 
+from facevae.evaluation.attribute_classifier import AttributeClassifier
+from facevae.evaluation.evaluate import evaluate
+from facevae.evaluation.inputs import Inputs
+from facevae.latent.priors import prior_of_dataset
+from facevae.shards.batches import Shards
 from studies import extra_layer, extra_layer_pilot
 from studies.extra_layer import EPOCHS, MARGIN, PRIMARY, QUANTITIES, SEEDS, WITH, WITHOUT
 from studies.harness import REPORTS, Results, Study, Title, find_results
@@ -194,6 +201,24 @@ def test_report_of_a_study_that_has_begun_has_means_of_pairs(tmp_path: Path) -> 
         f"| {PRIMARY.title} | lower | {without:.4f} | {layer:.4f} | {layer - without:+.4f} | 1 |"
     ) in lines
     assert "Not measured yet." in lines
+
+
+def test_what_is_measured_is_what_the_stage_evaluate_measures(shards: Path) -> None:
+    vae, inputs_of = small_vae(reconstruction="gaussian"), Shards(shards)
+    prior = prior_of_dataset("gaussian", vae, inputs_of)
+    classifier = AttributeClassifier(16, len(inputs_of.attributes))
+    common: dict[str, Any] = {"prior": prior, "attribute_classifier": classifier}
+    everything = evaluate(vae, inputs_of, batch_size=4, **common)
+    measured = extra_layer.evaluated(
+        Inputs(vae, inputs_of, 4, inception_weights=None, faces=False, **common)
+    )
+    assert {"psnr", "distortion", "rate_under_prior"} <= measured["test"].keys()
+    assert {"count", "frechet_distance"} <= measured["samples"].keys()
+    assert measured["samples"] != measured["samples_normal"]
+    for section, metrics in measured.items():
+        for name, value in metrics.items():
+            expected = everything[section][name]
+            assert value == (expected if expected is None else pytest.approx(expected, abs=1e-6))
 
 
 def _committed(study: Study) -> Results:
