@@ -497,6 +497,8 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
     left, right = figure.subplots(1, 2)
     _over_images(left, bits, "bits per dimension: above 0 is worse")
     left.axhspan(-MARGIN, MARGIN, color="#88888822", linewidth=0)
+    place_of_text = {"transform": left.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+    left.text(0.99, MARGIN, f"margin: ± {MARGIN}", fontsize=8, color="#666666", **place_of_text)
     _over_images(right, decibels, "PSNR, dB: below 0 is worse")
     with atomic_write(reports / "extra_layer.png") as temporary:
         # Matplotlib's own entry names its version.
