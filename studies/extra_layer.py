@@ -340,7 +340,7 @@ def _control_table(results: Results) -> list[str]:
             for title in (layer, *(title for title in CANDIDATES if title[0] == "control"))
             if len(found := pairs(results, title, base, metric, CONTROL_SEEDS)) > 1
         }
-        if not compared:
+        if all(title == layer for title in compared):
             return ["Not measured yet."]
         control = {pair.base.seed: pair.base for found in compared.values() for pair in found}
         p_values = dunnett(
