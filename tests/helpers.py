@@ -44,6 +44,13 @@ def write_params(folder: Path, **sections: dict[str, Any]) -> Path:
     return path
 
 
+def heed_interrupts() -> None:
+    """For a process that is started: a shell's background jobs, of which the tests may be one,
+    ignore Ctrl-C from birth, and those of nohup the end of a terminal."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def run_stage(name: str, *arguments: object) -> int:
     """Run a stage in this process: its exit status, 0 if it has none."""
     script, stages = PROJECT / "stages" / f"{name}.py", str(PROJECT / "stages")

@@ -39,6 +39,9 @@ from facevae.training.checkpoints import Checkpoint
 STEPS = [(os, "replace"), (os, "fsync"), (os, "unlink"), (shutil, "rmtree"), (files, "_exchange")]
 
 
+_any = files.has_only("*")  # whatever is there is replaced
+
+
 @dataclass(frozen=True)
 class Writer:
     """What writes, and what it writes.
@@ -59,7 +62,7 @@ def _file(folder: Path, version: int) -> None:
 
 
 def _folder(folder: Path, version: int) -> None:
-    with files.exclusive_writer(folder / "out"), files.atomic_write(folder / "out") as out:
+    with files.exclusive_writer(folder / "out"), files.atomic_write(folder / "out", _any) as out:
         (out / "inner").mkdir(parents=True)
         for name in ("one", "inner/two"):
             (out / name).write_text(f"version {version}")
@@ -98,7 +101,7 @@ def _prepare(folder: Path, version: int) -> int:
 
 def _synthesize(folder: Path, version: int) -> int:
     data = {"source": str(folder / "out")}
-    params = write_params(folder.parent, data=data, synthesize={"images": 20, "seed": version})
+    params = write_params(folder.parent, data=data, synthesize={"images": 40, "seed": version})
     return run_stage("synthesize", "--params", params, "--target", folder / "out")
 
 
@@ -172,7 +175,7 @@ def _states(folder: Path, writer: Writer) -> list[object]:
 def _begin_and_fail(folder: Path, writer: Writer) -> None:
     """What any later writer does first, without a result of its own."""
     for name in writer.outputs:
-        with contextlib.suppress(ZeroDivisionError), files.atomic_write(folder / name):
+        with contextlib.suppress(ZeroDivisionError), files.atomic_write(folder / name, _any):
             raise ZeroDivisionError
 
 

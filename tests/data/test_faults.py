@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import data_settings, write_params
+from helpers import data_settings, heed_interrupts, write_params
 
 from facevae.common.errors import UserError
-from facevae.common.files import atomic_write, exclusive_writer
+from facevae.common.files import atomic_write, exclusive_writer, has_only
 from facevae.common.limits import PROCESSES
 from facevae.data.executors import run_tasks
 from facevae.data.preparation import prepare
@@ -148,8 +148,7 @@ def _begun(
     process = subprocess.Popen(
         [sys.executable, f"stages/{stage}.py", *arguments[stage], "--params", params],
         cwd=project, text=True, stderr=subprocess.PIPE, start_new_session=True,
-        # A shell's background jobs, of which these tests may be one, ignore it from birth.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
 
     def begun() -> bool:
@@ -281,10 +280,10 @@ def test_faults_a_limit_on_the_size_of_files(many: Path, project: Path, tmp_path
 def test_faults_a_file_or_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "output"
     for content in ("first", "second"):
-        with atomic_write(target) as folder:
+        with atomic_write(target, has_only("*")) as folder:
             folder.mkdir()
             (folder / "file").write_text(content)
-    with pytest.raises(ZeroDivisionError), atomic_write(target) as folder:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), atomic_write(target, has_only("*")) as folder:  # noqa: PT012
         folder.mkdir()
         (folder / "file").write_text(str(1 / 0))
     assert (target / "file").read_text() == "second"

@@ -70,10 +70,10 @@ def test_mixture_finds_the_clusters_and_keeps_to_them(tmp_path: Path) -> None:
     for name, each in (("a", prior), ("b", fit_prior("mixture", z))):
         save_prior(each, tmp_path / f"{name}.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    loaded = load_prior(tmp_path / "a.npz", latent_size=2)
+    loaded = load_prior(tmp_path / "a.npz", for_latent_size=2)
     np.testing.assert_array_equal(prior_codes(20_000, 2, seed=3, prior=loaded), drawn)
     with pytest.raises(UserError, match=r"a.npz: is of 2 latent units, and the model has 3; fit"):
-        load_prior(tmp_path / "a.npz", latent_size=3)
+        load_prior(tmp_path / "a.npz", for_latent_size=3)
 
 
 def test_codes_in_a_plane_can_be_fitted() -> None:

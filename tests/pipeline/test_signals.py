@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers import heed_interrupts
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +18,7 @@ def _start(project: Path, *command: str | Path, **options) -> subprocess.Popen:
     return subprocess.Popen(
         command, cwd=project, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        # A shell's background jobs, of which these tests may be one, ignore it from birth.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options,
+        preexec_fn=heed_interrupts, **options,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import make_vae, settings, train_settings
+from helpers import heed_interrupts, make_vae, settings, train_settings
 
 from facevae.common.errors import StoppedError, UserError
 from facevae.common.locks import try_lock
@@ -431,8 +431,9 @@ def test_resume_sentence_after_a_signal(project: Path, number: signal.Signals) -
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(
-        command, cwd=project / "stages", text=True, capture_output=True, check=False
-    )
+        command, cwd=project / "stages", text=True, capture_output=True, check=False,
+        preexec_fn=heed_interrupts,
+    )  # fmt: skip
     assert done.returncode == 128 + number
     assert done.stderr == (
         "stopped in epoch 2, after step 3 of 6; the same command again goes on from there\n"

@@ -176,11 +176,11 @@ def save_prior(prior: Prior, path: Path) -> None:
         np.savez(file, weights=prior.weights, means=prior.means, factors=prior.factors)
 
 
-def load_prior(path: str | Path, latent_size: int | None = None) -> Prior:
+def load_prior(path: str | Path, for_latent_size: int | None = None) -> Prior:
     """Read a file that `save_prior` wrote.
 
     Args:
-        latent_size: of the model that it is wanted for; None: any.
+        for_latent_size: of the model that it is wanted for; None: any.
 
     Raises:
         UserError: there is no such file, it is not a prior or is damaged, or it is of codes of
@@ -203,8 +203,8 @@ def load_prior(path: str | Path, latent_size: int | None = None) -> Prior:
         part.size and part.dtype == np.float32 and np.isfinite(part).all() for part in parts
     ):
         raise UserError(f"{path}: is not a prior; {remedy}")
-    if latent_size not in (None, size):
+    if for_latent_size not in (None, size):
         raise UserError(
-            f"{path}: is of {size} latent units, and the model has {latent_size}; {remedy}"
+            f"{path}: is of {size} latent units, and the model has {for_latent_size}; {remedy}"
         )
     return prior

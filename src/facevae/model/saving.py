@@ -33,11 +33,11 @@ def save_model(model: keras.Model, path: Path) -> None:
                 target.writestr(zipfile.ZipInfo(name, _EPOCH), content)
 
 
-def load_model(path: Path, image_size: int | None = None) -> VAE:
+def load_model(path: Path, for_images_of: int | None = None) -> VAE:
     """Read a VAE from a `.keras` file, in Keras' safe mode.
 
     Args:
-        image_size: of the images that it is wanted for, pixels; None: any.
+        for_images_of: size of the images that it is wanted for, pixels; None: any.
 
     Raises:
         UserError: there is no such file, it is damaged, it was written by another version of this
@@ -58,9 +58,9 @@ def load_model(path: Path, image_size: int | None = None) -> VAE:
         raise UserError(f"{path}: is not a .keras file ({reason}); train the model again") from None
     if not isinstance(model, VAE):
         raise UserError(f"{path}: holds a {type(model).__name__}, not a VAE of this project")
-    if image_size not in (None, model.image_size):
+    if for_images_of not in (None, model.image_size):
         raise UserError(
             f"{path}: was trained on images of {model.image_size} pixels, and the shards hold "
-            f"images of {image_size}; train the model again: dvc repro"
+            f"images of {for_images_of}; train the model again: dvc repro"
         )
     return model
