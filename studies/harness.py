@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -143,7 +144,10 @@ def outcome_digest() -> str:
     """
     from facevae.training.checkpoints import content_digest
 
+    # A stage keeps Ctrl-C waiting until it runs.
+    heeded = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     code_of = importlib.import_module("stages._stage").code_of
+    signal.pthread_sigmask(signal.SIG_SETMASK, heeded)
     code = {part for name in _STAGES for part in code_of(name)} | {*_OWN_CODE}
     values = project_parameters({}).model_dump(include=set(_SECTIONS))
     del values["data"]["source"]

@@ -46,9 +46,11 @@ def write_params(folder: Path, **sections: dict[str, Any]) -> Path:
 
 def heed_interrupts() -> None:
     """For a process that is started: a shell's background jobs, of which the tests may be one,
-    ignore Ctrl-C from birth, and those of nohup the end of a terminal."""
+    ignore Ctrl-C from birth, and those of nohup the end of a terminal. Who imports _stage and does
+    not run it keeps Ctrl-C waiting, and so do its children."""
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
 def run_stage(name: str, *arguments: object) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import heed_interrupts
 
 from facevae.common.errors import UserError
 from facevae.common.runtime import counting
@@ -126,8 +127,7 @@ def _running(folder: Path, server: _Server) -> Iterator[subprocess.Popen]:
     command = _command(folder, server)
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True,
-        # A shell's background jobs, of which these tests may be one, ignore it from birth.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     ) as child:  # fmt: skip
         try:
             deadline = time.monotonic() + 20
