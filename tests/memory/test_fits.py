@@ -138,8 +138,8 @@ def test_bad_input_card_too_small_says_what_is_needed(
 
 def test_step_memory_is_what_cuda_and_tensorflow_leave() -> None:
     mib = 2**20
-    assert step_memory(2 * GIB) == int((2048 - 300 - 225) * 0.9 * mib)
-    assert step_memory(4 * GIB) == int((4096 - 300 - 500) * 0.9 * mib)
+    assert step_memory(2 * GIB) == (2048 - 300 - 225) * 7 * mib // 10
+    assert step_memory(4 * GIB) == (4096 - 300 - 500) * 7 * mib // 10
     assert step_memory(10) == 0
     for size in (1, 10**8, 10**9, 10**10):
         card = smallest_card(size)

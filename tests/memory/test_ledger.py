@@ -168,3 +168,16 @@ def test_the_ledger_is_instant() -> None:
         "sys.exit(bool({'tensorflow', 'keras'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_device_is_looked_for_before_peaks_are_measured() -> None:
+    """CUDA does not work in processes that are forked from one that has looked for devices."""
+    code = (
+        "import runpy, tensorflow as tf\n"
+        "tf.config.list_physical_devices = None\n"
+        "runpy.run_module('facevae.measurement.step_peak', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -104,11 +104,15 @@ def _share_one_heap() -> None:
         set_option(_M_ARENA_MAX, 1)
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(*, find_devices: bool = True) -> None:
     """Import TensorFlow without its start-up messages, which no log level keeps back.
 
     If the import fails, or aborts the process, they are shown. Ctrl-C waits until the import ends:
     in its middle, parts of TensorFlow report it as an error of their own.
+
+    Args:
+        find_devices: find this machine's GPUs, which reports about them, too. Not in a process that
+            is to be forked: CUDA works in the process that has looked for its devices alone.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     ignore_inherited_settings()
@@ -122,7 +126,8 @@ def load_tensorflow() -> None:
         with interrupts_held_back(), _messages_held_back():
             import tensorflow as tf
 
-            tf.config.list_physical_devices()
+            if find_devices:
+                tf.config.list_physical_devices()
     finally:
         for name in unneeded:
             del sys.modules[name]

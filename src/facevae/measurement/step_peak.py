@@ -188,7 +188,7 @@ def main() -> None:
     """For each line of standard input, parameters as JSON, print the measured bytes."""
     from facevae.common.runtime import load_tensorflow
 
-    load_tensorflow()
+    load_tensorflow(find_devices=False)
     import facevae.training.loop  # noqa: F401  imported once, for all forked processes
 
     for line in sys.stdin:

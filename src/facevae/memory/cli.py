@@ -12,6 +12,7 @@ from facevae.common.errors import UserError
 from facevae.common.parameters import VARIANTS, Parameters, load_parameters
 from facevae.memory.capacity import (
     CUDA_CONTEXT,
+    MARGIN_PERCENT,
     MIB,
     RESERVE,
     RESERVE_VARIABLE,
@@ -101,7 +102,7 @@ def _capacity(card: int, capacity: int) -> list[str]:
     text = (
         f"On a graphics card of {card_name(card)}, a training step may take {mib(capacity)} MiB. "
         f"CUDA takes about {mib(CUDA_CONTEXT)} MiB, TensorFlow leaves {mib(reserve)} MiB free, and "
-        f"10 % of the rest is a safety margin for this estimate."
+        f"{MARGIN_PERCENT} % of the rest is a safety margin for this estimate."
     )
     if reserve == RESERVE:
         text += (

@@ -7,6 +7,7 @@ from typing import Any
 from facevae.common.parameters import VARIANTS, Parameters
 from facevae.common.tables import markdown_table
 from facevae.memory.capacity import (
+    MARGIN_PERCENT,
     MIB,
     break_even,
     card_name,
@@ -188,7 +189,8 @@ The extra Dense layer reduces the weights if it has up to {break_even(parameters
 {_cards(parameters)}
 
 A training step may not take all memory of a card: CUDA takes a part, TensorFlow leaves a part free,
-and 10 % of the rest is a safety margin for this estimate. `make fits` prints the amounts.
+and {MARGIN_PERCENT} % of the rest is a safety margin for this estimate. `make fits` prints the
+amounts.
 
 ## How to reduce it
 
