@@ -320,3 +320,53 @@ def test_results_come_in_the_order_of_the_tasks_and_few_wait() -> None:
         results.append(result)
         assert len(started) <= len(results) + 6
     assert results == [(task, task * task) for task in range(20)]
+
+
+# Runs tasks whose pool breaks in the middle of a `submit`: before or after the second worker has
+# started, the first one is killed, and the pool finds that out.
+_BREAKING = """
+import functools, operator, os, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnProcess
+from facevae.data import executors
+
+if __name__ == "__main__":
+    spawn, start, pools = ProcessPoolExecutor._spawn_process, SpawnProcess.start, []
+
+    def spawn_and_remember(pool):
+        pools.append(pool)
+        spawn(pool)
+
+    def start_while_breaking(process):
+        def break_pool():
+            if len(pools) == 2:
+                os.kill(*pools[0]._processes, signal.SIGKILL)
+                while not pools[0]._broken:
+                    time.sleep(0.01)
+                time.sleep(float(sys.argv[2]))
+
+        if sys.argv[1] == "before":
+            break_pool()
+        start(process)
+        if sys.argv[1] == "after":
+            break_pool()
+
+    ProcessPoolExecutor._spawn_process = spawn_and_remember
+    SpawnProcess.start = start_while_breaking
+    double = functools.partial(operator.mul, 2)
+    print(list(executors.run_tasks(double, range(4), lambda: executors.local_executor(2))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds"), [("before", "0.3"), ("after", "0"), ("after", "0.3")]
+)
+def test_a_pool_that_breaks_while_a_worker_starts_is_replaced(
+    tmp_path: Path, moment: str, seconds: str
+) -> None:
+    (tmp_path / "breaking.py").write_text(_BREAKING)
+    done = subprocess.run(
+        [sys.executable, "breaking.py", moment, seconds],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{[(each, 2 * each) for each in range(4)]}\n")

@@ -56,6 +56,12 @@ def default_executor(shared: Sequence[Path] = ()) -> contextlib.AbstractContextM
     return dask_executor(address, shared) if address else local_executor()
 
 
+def _is_broken(future: Future) -> bool:
+    return (
+        future.done() and not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
+    )
+
+
 def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
@@ -91,7 +97,10 @@ def run_tasks(
                     result = futures[0].result()
                     futures.popleft()
                     yield waiting.popleft(), result
-            except (BrokenExecutor, CancelledError):
+            except (BrokenExecutor, CancelledError, OSError) as error:
+                # A pool that breaks in the middle of `submit` has closed its pipes there.
+                if isinstance(error, OSError) and not any(map(_is_broken, futures)):
+                    raise
                 failures = failures + 1 if len(waiting) == left else 1
                 if failures == _ATTEMPTS:
                     raise UserError(
@@ -101,6 +110,11 @@ def run_tasks(
                     ) from None
             finally:
                 ending.enter_context(interrupts_held_back())
+                if any(map(_is_broken, futures)):
+                    # Python 3.11 would wait forever for a worker that `submit` started while the
+                    # pool broke: its own thread had ended the others already.
+                    for process in multiprocessing.active_children():
+                        process.kill()
                 # By its own thread: where all processes are stopped together, it finds its workers
                 # dead, and fails over futures that others have cancelled.
                 executor.shutdown(cancel_futures=True)
