@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from facevae.common.machine import describe_machine, unused_nvidia_card
+from facevae.common.runtime import progress_bar
 
 # What a stage does, with a stand-in for TensorFlow in the folder that it runs in.
 _START = "from facevae.common.runtime import load_tensorflow; load_tensorflow(); print('started')"
@@ -102,3 +104,27 @@ def test_the_machine_is_described_in_full() -> None:
     assert {"instruction_sets", "threads", "python", "tensorflow", "keras", "numpy"} <= set(
         described
     )
+
+
+def test_an_interrupt_while_a_progress_bar_is_made_leaves_nothing_half_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tqdm._get_free_pos  # type: ignore[attr-defined]
+    unraisable: list[object] = []
+
+    def interrupted(*arguments: object) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return place(*arguments)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tqdm, "_get_free_pos", staticmethod(interrupted))
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            progress_bar("Drawing faces", " faces", 3)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not unraisable

@@ -199,17 +199,18 @@ def progress_bar(description: str, unit: str, total: int, done: int = 0) -> tqdm
         done: where the bar starts; it does not count in the bar's rate.
     """
     live = sys.stderr.isatty()
-    return tqdm(
-        desc=description,
-        unit=unit,
-        unit_scale=unit == "B",
-        unit_divisor=1024,
-        total=total,
-        initial=done,
-        mininterval=0.2 if live else 30,
-        maxinterval=1 if live else 60,
-        dynamic_ncols=live,
-    )
+    with interrupts_held_back():  # half a bar cannot be closed
+        return tqdm(
+            desc=description,
+            unit=unit,
+            unit_scale=unit == "B",
+            unit_divisor=1024,
+            total=total,
+            initial=done,
+            mininterval=0.2 if live else 30,
+            maxinterval=1 if live else 60,
+            dynamic_ncols=live,
+        )
 
 
 @contextlib.contextmanager
