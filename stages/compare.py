@@ -11,8 +11,9 @@ from facevae.reports.inputs import read_json
 
 
 def _measured(folder: Path, variant: str) -> dict[str, Any]:
-    cost = read_json(folder / f"{variant}_cost.json")
-    return {**read_json(folder / f"{variant}.json"), "cost": cost}
+    measured = read_json(folder / f"{variant}.json")
+    measured["cost"] = read_json(folder / f"{variant}_cost.json")
+    return measured
 
 
 def main() -> None:

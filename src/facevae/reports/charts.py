@@ -24,7 +24,7 @@ from facevae.plotting.charts import (
     save_curves,
     save_figure,
 )
-from facevae.reports.inputs import damaged, read_text
+from facevae.reports.inputs import Content, damaged, read_text
 
 CHARTS = ("loss", "latent_units", "z_histograms", "radii")
 
@@ -35,7 +35,7 @@ def _table(path: Path) -> _Table:
     """Columns of numbers by name."""
     try:
         names, *rows = csv.reader(read_text(path).splitlines())
-        return dict(zip(names, np.array(rows, float).T, strict=True))
+        return Content(path, zip(names, np.array(rows, float).T, strict=True))
     except ValueError as error:
         raise damaged(path, error) from None
 

@@ -1,6 +1,8 @@
 """Files that other stages wrote, or a sentence about the one that is missing."""
 
 import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,32 @@ def read_text(path: Path) -> str:
         raise damaged(path, error) from None
 
 
+class Content(dict[str, Any]):
+    """What a file holds by name. A name that it lacks is a UserError that tells the file.
+
+    Args:
+        path: of the file.
+        pairs: names and values.
+    """
+
+    def __init__(self, path: Path, pairs: Iterable[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(
+            f"{self._path}: has no {name!r}, so another version wrote it; write it again: dvc repro"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file, it and all objects in it as `Content`.
 
     Raises:
         UserError: the file does not exist, or does not hold an object.
     """
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path), object_pairs_hook=partial(Content, path))
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from None
     if not isinstance(content, dict):
