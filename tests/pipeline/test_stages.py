@@ -279,9 +279,9 @@ def test_an_input_that_cannot_be_read_is_not_called_written(
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path)
     (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics" / "direct_cost.json").symlink_to("direct_cost.json")
+    (tmp_path / "metrics" / "direct.json").symlink_to("direct.json")
     outputs = ["--markdown", "comparison.md", "--csv", "comparison.csv"]
     assert run_stage("compare", "--metrics", "metrics", *outputs) == 2
     told = capfd.readouterr().err
-    assert told.startswith("metrics/direct_cost.json: cannot be read: Too many levels")
+    assert told.startswith("metrics/direct.json: cannot be read: Too many levels")
     assert "Traceback" not in told
