@@ -341,7 +341,9 @@ if __name__ == "__main__":
         def break_pool():
             if len(pools) == 2:
                 os.kill(*pools[0]._processes, signal.SIGKILL)
-                while not pools[0]._broken:
+                # Later versions of Python let the pool break only after the start.
+                deadline = time.monotonic() + 2
+                while not pools[0]._broken and time.monotonic() < deadline:
                     time.sleep(0.01)
                 time.sleep(float(sys.argv[2]))
 
