@@ -17,7 +17,7 @@ unexport $(filter PYTHON%,$(.VARIABLES))
 FINDS := -I -c 'import facevae, os, sys; sys.exit(not os.path.samefile(facevae.__path__[0], "src/facevae"))' 2>/dev/null
 WHOLE := $(shell test -f $(BIN)/.installed && test ! -f .venv/.unfinished && { test -L .venv || $(BIN)/python $(FINDS); } && echo yes)
 
-.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-profile bench-memory bench-quality study-layer-size study-extra-layer study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces bench-explorer faces export notebook check-pictures clean
+.PHONY: help repro celeba check fits test test-fast lint format check-docs docs-figures bench-data bench-train bench-onednn bench-decoder bench-start bench-rewrites bench-profile bench-memory bench-quality study-extra-layer study-losses study-kl-weight study-decoder study-published study-memory-options gpu bench-faces bench-explorer faces export notebook check-pictures clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -92,9 +92,6 @@ bench-faces: $(BIN)/.installed-dev ## measure what the metrics of faces see, and
 
 bench-explorer: $(BIN)/.installed-dev ## measure what the explorer of a finished make repro draws, beside Keras (1 minute)
 	@$(BIN)/python -m benchmarks.explorer
-
-study-layer-size: $(BIN)/.installed ## measure 64 to 512 units in the extra layer, and none (60 minutes); SETTINGS="train.epochs=8"
-	$(BIN)/python -m studies.layer_size $(SETTINGS)
 
 study-extra-layer: $(BIN)/.installed ## measure what the extra layer costs, and its pilot (9 hours); ONLY=main SEEDS="1 2": a part of it; SETTINGS=...
 	$(BIN)/python -m studies.extra_layer_pilot $(SETTINGS)

@@ -78,7 +78,6 @@ RATES: dict[str, float] = {
     "latent size 175": 0.0003,
 }
 WITHOUT, WITH = "direct", "256 units"
-LONGEST = {"direct": ("steps", WITHOUT, str(LONG)), "inter_dense": ("steps", WITH, str(LONG))}
 SHOWN = 32  # samples of the longest trainings
 
 
@@ -479,8 +478,22 @@ def _over_images(axes: Axes, points: Mapping[int, Sequence[float]], title: str) 
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _samples_of_longest(results: Results, folder: Path) -> dict[str, Path]:
+    """Of each variant, from the longest trainings whose samples are here for both."""
+    for part, epochs in (("steps", LONG), ("main", EPOCHS)):
+        titles = _titles(part, epochs)
+        for pair in pairs(results, titles[1], titles[0], PRIMARY.metric):
+            files = [
+                place(folder, results.settings[title], row.seed, row.origin) / "shown.npy"
+                for title, row in zip(titles, (pair.base, pair.layer), strict=True)
+            ]
+            if all(file.exists() for file in files):
+                return dict(zip(VARIANTS, files, strict=True))
+    return {}
+
+
 def save_pictures(results: Results, folder: Path, reports: Path) -> None:
-    """The cost over the images seen; samples of the longest trainings, if they are here."""
+    """The cost over the images seen; samples of the longest trainings that are here."""
     steps = _steps(results)
     if not steps:
         return
@@ -503,14 +516,10 @@ def save_pictures(results: Results, folder: Path, reports: Path) -> None:
     with atomic_write(reports / "extra_layer.png") as temporary:
         # Matplotlib's own entry names its version.
         figure.savefig(temporary, format="png", metadata={"Software": None})
-    for variant, title in LONGEST.items():
-        if title in results.rows:
-            row = results.rows[title][0]
-            shown = place(folder, results.settings[title], row.seed, row.origin) / "shown.npy"
-            if shown.exists():
-                from facevae.plotting.grids import save_grid
+    for variant, file in _samples_of_longest(results, folder).items():
+        from facevae.plotting.grids import save_grid
 
-                save_grid(np.load(shown), 8, reports / f"extra_layer_samples_{variant}.png")
+        save_grid(np.load(file), 8, reports / f"extra_layer_samples_{variant}.png")
 
 
 STUDY = Study(

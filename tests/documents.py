@@ -53,7 +53,6 @@ EXCEPTIONS = {
         "dvc exp run -S data.source=$CELEBA -S train.epochs=1", "drawn faces, and one epoch",
     ),
     "dvc queue status": (_WAIT, "waits until the queue has ended"),
-    "make study-layer-size": ("make --dry-run study-layer-size", _STUDY),
     "make study-losses": ("make --dry-run study-losses", _STUDY),
     "make study-kl-weight": ("make --dry-run study-kl-weight", _STUDY),
     "make study-decoder": ("make --dry-run study-decoder", _STUDY),

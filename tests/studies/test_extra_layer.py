@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from facevae.latent.priors import prior_of_dataset
 from facevae.shards.batches import Shards
 from studies import extra_layer, extra_layer_pilot
 from studies.extra_layer import EPOCHS, MARGIN, PRIMARY, QUANTITIES, SEEDS, WITH, WITHOUT
-from studies.harness import REPORTS, Results, Study, Title, find_results
+from studies.harness import REPORTS, Results, Study, Title, find_results, place
 from studies.intervals import Interval, dunnett, interval, verdict
 from studies.rows import Origin, Row, append_row, settings_text
 
@@ -32,10 +33,14 @@ LAYER: Title = ("main", WITH, str(EPOCHS))
 T_90, T_95 = 1.89457861, 2.36462425
 
 
-def _results(study: Study, found: Mapping[tuple[Title, int], Mapping[str, float]], file: Path):
+def _results(
+    study: Study, found: Mapping[tuple[Title, int], Mapping[str, float]], file: Path, **devices: str
+) -> Results:
+    """Through a file; a seed's device by name, such as seed_2."""
     settings = study.settings({}, real=True)
     for (title, seed), metrics in found.items():
-        append_row(file, Row(study.name, settings_text(settings[title]), seed, ORIGIN, metrics))
+        origin = replace(ORIGIN, device=devices.get(f"seed_{seed}", ORIGIN.device))
+        append_row(file, Row(study.name, settings_text(settings[title]), seed, origin, metrics))
     return find_results(study, settings, file)
 
 
@@ -201,6 +206,43 @@ def test_report_of_a_study_that_has_begun_has_means_of_pairs(tmp_path: Path) -> 
         f"| {PRIMARY.title} | lower | {without:.4f} | {layer:.4f} | {layer - without:+.4f} | 1 |"
     ) in lines
     assert "Not measured yet." in lines
+
+
+def test_pairs_measured_on_two_machines_are_marked(tmp_path: Path) -> None:
+    results = _results(extra_layer.STUDY, _trainings(0.05), tmp_path / "rows.csv", seed_2="GPU")
+    lines = extra_layer.report(results)
+    (line,) = [each for each in lines if f"| {PRIMARY.title} |" in each]
+    assert line.endswith(f"| {SEEDS} | 1, 2 |")
+    text = "\n".join(lines)
+    assert "1. commit 0123abc on CPU; code" in text
+    assert "2. commit 0123abc on GPU; code" in text
+
+
+def test_samples_are_of_the_longest_trainings_that_are_here_of_both(tmp_path: Path) -> None:
+    results = _results(extra_layer.STUDY, _all_parts(), tmp_path / "rows.csv")
+
+    def keep(title: Title, seed: int, colour: float) -> None:
+        origin = results.rows[title][seed - 1].origin
+        folder = place(tmp_path, results.settings[title], seed, origin)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "shown.npy", np.full((32, 96, 96, 3), colour, np.float32))
+
+    def shown(variant: str) -> float:
+        with Image.open(tmp_path / f"extra_layer_samples_{variant}.png") as picture:
+            return np.asarray(picture)[50, 50, 0] / 255
+
+    long = [("steps", network, str(extra_layer.LONG)) for network in (WITHOUT, WITH)]
+    keep(long[0], 1, 0.2)
+    keep(BASE, 1, 0.2)
+    extra_layer.save_pictures(results, tmp_path, tmp_path)
+    assert not [*tmp_path.glob("extra_layer_samples_*")]
+    for title, colour in ((BASE, 0.4), (LAYER, 0.6)):
+        keep(title, 2, colour)
+    extra_layer.save_pictures(results, tmp_path, tmp_path)
+    assert [shown("direct"), shown("inter_dense")] == pytest.approx([0.4, 0.6], abs=0.01)
+    keep(long[1], 1, 0.8)
+    extra_layer.save_pictures(results, tmp_path, tmp_path)
+    assert [shown("direct"), shown("inter_dense")] == pytest.approx([0.2, 0.8], abs=0.01)
 
 
 def test_what_is_measured_is_what_the_stage_evaluate_measures(shards: Path) -> None:

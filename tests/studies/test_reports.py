@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from benchmarks.harness import FACES
 from studies import (
@@ -15,13 +14,11 @@ from studies import (
     extra_layer_pilot,
     harness,
     kl_weight,
-    layer_size,
     losses,
     memory_options,
     published,
 )
 from studies.harness import REPORTS, Results, Study, Title, dvc_command, find_results
-from studies.layer_size import DIRECT, PARAMETERS, QUANTITIES
 from studies.losses import COLUMNS, DEFAULT, FLOOR, PUBLISHED, PYTHAE
 from studies.rows import Origin, Row, append_row, settings_text
 
@@ -29,79 +26,12 @@ ORIGIN = Origin("0123abc", "c0de", "face", "CPU")
 Metrics = Mapping[str, float]
 
 
-def _results(
-    study: Study, found: Mapping[tuple[Title, int], Metrics], file: Path, **devices: str
-) -> Results:
-    """Through a file; a seed's device by name, such as seed_2."""
+def _results(study: Study, found: Mapping[tuple[Title, int], Metrics], file: Path) -> Results:
+    """Through a file."""
     settings = study.settings({}, real=True)
     for (title, seed), metrics in found.items():
-        device = devices.get(f"seed_{seed}", ORIGIN.device)
-        origin = Origin(ORIGIN.commit, ORIGIN.digest, ORIGIN.images, device)
-        append_row(file, Row(study.name, settings_text(settings[title]), seed, origin, metrics))
+        append_row(file, Row(study.name, settings_text(settings[title]), seed, ORIGIN, metrics))
     return find_results(study, settings, file)
-
-
-def _layers(gap: float) -> dict[tuple[Title, int], Metrics]:
-    shifts = {1: 0.7, 2: -0.4, 3: 0.1}  # moves all of a seed's models alike
-    jitter = {1: 0.01, 2: -0.02, 3: 0.01}
-    found: dict[tuple[Title, int], Metrics] = {}
-    for title in layer_size.CANDIDATES:
-        layer = title != DIRECT
-        for seed, shift in shifts.items():
-            value = 20.0 + shift + (jitter[seed] if layer else 0.0)
-            metrics = {quantity.metric: value for quantity in QUANTITIES}
-            metrics[PARAMETERS] = 100.0 if layer else 300.0
-            metrics["test.psnr"] += gap if layer else 0.0
-            found[title, seed] = metrics
-    return found
-
-
-def test_metric_difference_pairs_seeds(tmp_path: Path) -> None:
-    found = _layers(-0.5)
-    del found[("64",), 2], found[DIRECT, 1]
-    results = _results(layer_size.STUDY, found, tmp_path / "rows.csv")
-    # Seed 3 is the only one that both have; those of the others differ by 0.5 and more.
-    assert layer_size.differences(results, ("64",), "test.psnr") == pytest.approx([-0.49])
-    assert layer_size.differences(results, ("128",), "test.psnr") == pytest.approx([-0.52, -0.49])
-
-
-def test_metric_report_says_what_is_beyond_its_interval(tmp_path: Path) -> None:
-    results = _results(layer_size.STUDY, _layers(-0.5), tmp_path / "clear.csv")
-    text = "\n".join(layer_size.report(results))
-    assert "- 64 units change PSNR, dB by -0.50 ± 0.04. Not distinguishable from 0: SSIM" in text
-    assert "| 64 | -200 | -0.50 ± 0.04 |" in text
-    assert "-S data.resize=lanczos -S train.epochs=6 -S encoder.inter_dense=512" in text
-    assert "Measured at commit 0123abc on CPU." in text
-    assert "measured as" not in text
-    none = _results(layer_size.STUDY, _layers(0.0), tmp_path / "none.csv")
-    text = "\n".join(layer_size.report(none))
-    assert "- 64 units change nothing. Not distinguishable from 0: PSNR" in text
-
-
-def test_report_of_few_rows_says_how_many_there_are(tmp_path: Path) -> None:
-    first = {key: value for key, value in _layers(-0.5).items() if key[1] == 1}
-    del first[("64",), 1]
-    text = "\n".join(
-        layer_size.report(_results(layer_size.STUDY, first, tmp_path / "rows.csv"))
-    )  # fmt: skip
-    assert "| 128 | -200 | -0.49 ± nan |" in text
-    assert "| 64 |" not in text
-
-
-def test_layers_measured_on_two_machines_are_marked(tmp_path: Path) -> None:
-    found = {key: value for key, value in _layers(-0.5).items() if key[1] != 3}
-    results = _results(layer_size.STUDY, found, tmp_path / "rows.csv", seed_2="GPU")
-    text = "\n".join(layer_size.report(results))
-    assert " | 2 | 1, 2 |" in text
-    assert "1. commit 0123abc on CPU; code" in text
-    assert "2. commit 0123abc on GPU; code" in text
-
-
-def test_picture_of_layers_has_points_over_size_and_memory(tmp_path: Path) -> None:
-    results = _results(layer_size.STUDY, _layers(-0.5), tmp_path / "rows.csv")
-    layer_size.save_picture(results, tmp_path, tmp_path)
-    with Image.open(tmp_path / "inter_dense.png") as picture:
-        assert picture.size == (1200, 975)
 
 
 BEST = {"bits_per_dimension": 6.0, "psnr": 21.0, "swd": 200.0, "frechet_distance": 3.0}

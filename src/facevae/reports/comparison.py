@@ -233,8 +233,8 @@ def _claims(
             f"without the layer, {distance(dense, 'samples_normal')} with it; of samples from the "
             f"prior {distance(direct, 'samples')} without, {distance(dense, 'samples')} with it. "
             f"PSNR of held-out reconstructions {direct['test']['psnr']:.2f} dB without, "
-            f"{dense['test']['psnr']:.2f} dB with it. Three seeds, with confidence intervals: "
-            f"reports/studies/inter_dense.md.",
+            f"{dense['test']['psnr']:.2f} dB with it. Pairs of trainings on real faces, with "
+            f"confidence intervals: reports/studies/extra_layer.md.",
         ),
         (
             "5. Three conv layers of stride 2 instead of four enlarge the flattened layer by a "
