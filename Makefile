@@ -52,7 +52,7 @@ check-docs: $(BIN)/.installed-dev ## run the commands of README and docs in a sm
 check-pictures: $(BIN)/.installed ## measure what the pictures of a finished make repro show, beside the bars (1 minute)
 	@$(BIN)/python tests/built_in_pictures.py
 
-docs-figures: $(BIN)/.installed ## write the pictures of README and docs from a finished make repro
+docs-figures: $(BIN)/.installed ## write the charts of docs from a finished make repro
 	$(BIN)/python docs/figures.py
 
 format: $(BIN)/.installed-dev ## fix style and formatting

@@ -1,9 +1,9 @@
-"""Write the pictures of README and docs from a finished run: `make docs-figures`.
+"""Write the charts of docs from a finished run: `make docs-figures`.
 
     python docs/figures.py [FOLDER]
 
 FOLDER is the project in which `dvc repro` has run (default: the current folder). The run must be of
-the built-in drawn faces: no picture from real images goes into the repository.
+the built-in drawn faces: everyone can make that one.
 """
 
 import hashlib
@@ -12,14 +12,10 @@ import sys
 from pathlib import Path
 
 import yaml
-from PIL import Image
 
 DOCS = Path(__file__).resolve().parent
 BUILT_IN = "data/synthetic"
-VARIANTS = ("direct", "inter_dense")
 CHARTS = ("memory_by_batch.svg", "memory_by_inter_dense.svg")
-ROWS = 3  # of the samples
-GAP = 2  # pixels between two images of a grid
 
 
 def check_run(project: Path, pictures: list[str]) -> None:
@@ -36,14 +32,8 @@ def check_run(project: Path, pictures: list[str]) -> None:
 
 
 def main(project: Path, target: Path = DOCS) -> None:
-    samples = {variant: f"reports/{variant}/samples.png" for variant in VARIANTS}
     charts = [f"reports/{name}" for name in CHARTS]
-    check_run(project, [*samples.values(), *charts])
-    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    height = GAP + min(ROWS, params["generate"]["rows"]) * (params["data"]["image_size"] + GAP)
-    for variant, name in samples.items():
-        with Image.open(project / name) as grid:
-            grid.crop((0, 0, grid.width, height)).save(target / f"samples-{variant}.png")
+    check_run(project, charts)
     for name in charts:
         shutil.copyfile(project / name, target / Path(name).name)
 

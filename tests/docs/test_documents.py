@@ -79,7 +79,7 @@ def test_links_lead_to_files_and_headings(project: Path, document: str) -> None:
 
 def test_links_and_targets_are_found() -> None:
     """Without any, the two tests beside this one would pass."""
-    assert "docs/results.md" in links("README.md")
+    assert "docs/metrics.md" in links("README.md")
     assert {"repro", "test"} <= make_targets("README.md")
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 from documents import console_commands
-from PIL import Image
 from study import Study, finished_study, ran
 
 pytestmark = pytest.mark.slow
@@ -165,9 +164,6 @@ def test_figures_are_of_a_finished_run_on_drawn_faces(ours: Study) -> None:
     subprocess.run(command, cwd=ours.folder, check=True)
     for name in ("memory_by_batch.svg", "memory_by_inter_dense.svg"):
         assert (docs / name).read_bytes() == (reports / name).read_bytes()
-    for variant in ("direct", "inter_dense"):
-        with Image.open(docs / f"samples-{variant}.png") as picture:
-            assert picture.size == (2 + 2 * 18, 2 + 2 * 18)
     try:
         text = lock.read_text(encoding="utf-8")
         lock.write_text(text.replace("source: data/synthetic", "source: /real/faces"), "utf-8")

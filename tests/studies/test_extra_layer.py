@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import small_vae
+from helpers import PROJECT, small_vae
 from PIL import Image
 
 from facevae.evaluation.attribute_classifier import AttributeClassifier
@@ -31,6 +31,9 @@ BASE: Title = ("main", WITHOUT, str(EPOCHS))
 LAYER: Title = ("main", WITH, str(EPOCHS))
 # Quantiles of Student's t with 7 degrees of freedom, as tables print them: one-sided 0.95, 0.975.
 T_90, T_95 = 1.89457861, 2.36462425
+# By the number of pairs, one more than the degrees of freedom: 0.975 again.
+T_95_BY_PAIRS = {5: 2.77644511, 6: 2.57058184, 7: 2.44691185, 8: T_95}
+NUMBERS = {5: "five", 6: "six", 7: "seven"}
 
 
 def _results(
@@ -278,17 +281,25 @@ def test_rates_are_those_that_the_pilot_chose() -> None:
     assert {network: extra_layer.RATES[network] for network in best} == best
 
 
-def test_answer_from_the_csv_by_a_second_computation() -> None:
-    results = _committed(extra_layer.STUDY)
-    by_units: dict[int, dict[int, float]] = {0: {}, 256: {}}
+def _rows_of_main_trainings() -> tuple[dict[int, dict[str, str]], dict[int, dict[str, str]]]:
+    """By the seed, without the layer and with it, read from the CSV without the study's code."""
+    found: dict[int, dict[int, dict[str, str]]] = {0: {}, 256: {}}
     with open(REPORTS / "extra_layer.csv", newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             settings = json.loads(row["settings"])
             units = settings["encoder.inter_dense"]
             whole = settings["encoder.latent_size"] == 256 and settings["train.epochs"] == EPOCHS
-            if units in by_units and whole:
-                by_units[units][int(row["seed"])] = float(row[PRIMARY.metric])
-    without, layer = by_units[0], by_units[256]
+            if units in found and whole:
+                found[units][int(row["seed"])] = row
+    return found[0], found[256]
+
+
+def test_answer_from_the_csv_by_a_second_computation() -> None:
+    results = _committed(extra_layer.STUDY)
+    without, layer = (
+        {seed: float(row[PRIMARY.metric]) for seed, row in rows.items()}
+        for rows in _rows_of_main_trainings()
+    )
     pairs = [layer[seed] - without[seed] for seed in sorted(without.keys() & layer.keys())]
     cost = extra_layer.cost(results, 0.95)
     assert cost is not None
@@ -305,3 +316,33 @@ def test_answer_from_the_csv_by_a_second_computation() -> None:
         )
         (line,) = extra_layer.answer(results)
         assert said in line or said.replace("is ", "") in line
+
+
+def _written(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def test_readme_and_page_have_the_answer_of_the_csv() -> None:
+    """Means and intervals by this test's own computation; the report is tested above."""
+    without, layer = _rows_of_main_trainings()
+    seeds = sorted(without.keys() & layer.keys())
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    page = (PROJECT / "src/facevae/reports/page.html.j2").read_text(encoding="utf-8")
+    said = " ".join(page.replace("&nbsp;", " ").split())
+    for metric, digits, unit in (
+        (PRIMARY.metric, 3, "bits per dimension"),
+        ("test.psnr", 2, "dB"),
+        ("samples.face_frechet_distance", 3, ""),
+    ):
+        values = [[float(rows[seed][metric]) for seed in seeds] for rows in (without, layer)]
+        gaps = np.subtract(values[1], values[0])
+        half = T_95_BY_PAIRS[len(seeds)] * gaps.std(ddof=1) / math.sqrt(len(seeds))
+        means = " | ".join(f"{statistics.fmean(each):.{digits}f}" for each in values)
+        assert f"| {means} | {_written(gaps.mean(), digits)} ± {half:.{digits}f} |" in readme
+        if unit:
+            sentence = f"{abs(gaps.mean()):.{digits}f} ± {half:.{digits}f} {unit}"
+            assert sentence in readme
+            assert sentence in said
+    number = "eight pairs" if len(seeds) == SEEDS else f"{NUMBERS[len(seeds)]} of eight pairs"
+    assert f" {number} of trainings" in readme
+    assert f" {number} of trainings" in said
