@@ -6,7 +6,7 @@ same number of steps and measured on the validation split.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from studies.measurements import (
     reference,
     sample_metrics,
 )
+
+if TYPE_CHECKING:
+    from facevae.model.vae import VAE
 
 BATCH = 16
 EPOCHS = 4  # 53,888 images
@@ -37,18 +40,27 @@ CANDIDATES: dict[Title, Settings] = {
 }
 
 
+def _weight(vae: "VAE") -> float:
+    """Of the KL term beside a squared error: that of "gaussian" is divided by 2 sigma^2."""
+    from facevae.evaluation.likelihood import decoder_sigma
+
+    sigma = decoder_sigma(vae) if vae.reconstruction == "gaussian" else None
+    return vae.kl_weight if sigma is None else 2.0 * sigma**2 * vae.kl_weight
+
+
 def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     """Where a model's z-points lie, and what random ones become.
 
     What the pictures show of it stays beside the model.
     """
     load_tensorflow()
+    from facevae.model.saving import load_model
 
     enable_determinism(0)
     held_out, network = reference(work.shards, work.attributes)
     folder = work.train(title, seed)
     codes, z = code_metrics(folder / "model.keras", held_out)
-    found: dict[str, Any] = {**codes}
+    found: dict[str, Any] = {"weight": _weight(load_model(folder / "model.keras")), **codes}
     shown = {"z": z}
     for prior in PRIORS:
         made = made_by(folder / "model.keras", work.shards, held_out, prior)
@@ -69,6 +81,7 @@ def report(results: Results) -> list[str]:
         lines.append(
             [
                 *title,
+                f"{found['weight']:.3f}",
                 f"{found['mu_deviation.mean']:.2f}, {found['mu_deviation.largest']:.2f}",
                 f"{found['sigma']:.3f}",
                 f"{found['radius']:.1f}",
@@ -82,7 +95,8 @@ def report(results: Results) -> list[str]:
         )
     sources = ", ".join(PRIORS.values())
     head = [
-        "", "deviation of mu: mean, largest unit", "mean sigma", "median length of z", "KL, nats",
+        "", "KL weight beside a squared error", "deviation of mu: mean, largest unit",
+        "mean sigma", "median length of z", "KL, nats",
         "PSNR, dB", f"Frechet distance of samples: {sources}", f"SWD: {sources}", "seeds",
         *results.origins.columns(),
     ]  # fmt: skip

@@ -61,12 +61,13 @@ class Column(NamedTuple):
     metric: str
     title: str
     form: str
-    best: Callable[[Iterable[float]], float]
+    best: Callable[[Iterable[float]], float] | None  # None: no value is better by itself
     headline: bool = False
 
 
 COLUMNS = (
     Column("bits_per_dimension", "bits per dimension", ".3f", min, headline=True),
+    Column("kl", "KL, nats", ",.0f", None),
     Column("psnr", "PSNR, dB", ".2f", max, headline=True),
     Column("swd", "SWD", ".0f", min, headline=True),
     Column("frechet_distance", "Frechet distance", ".2f", min, headline=True),
@@ -105,6 +106,7 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
         save_grid(shown, 10, folder / f"samples-{prior}.png")
     return {
         **reconstruction_metrics(made, held_out),
+        "kl": float(made.kl.mean()),
         **sample_metrics(made.samples, held_out, network),
     }
 
@@ -119,7 +121,7 @@ def in_words(results: Results, prior: str) -> list[str]:
         gaps, ahead = [], 0
         for column in filter(lambda column: column.headline, COLUMNS):
             ours, theirs = (results.mean(title, column.metric) or 0.0 for title in pair)
-            ahead += column.best((ours, theirs)) == ours
+            ahead += column.best is not None and column.best((ours, theirs)) == ours
             gaps.append(f"{column.title} {ours:{column.form}} to {theirs:{column.form}}")
         lines.append(f"- Ahead of {name} in {ahead} of {len(gaps)}: {', '.join(gaps)}.")
     return lines
@@ -130,9 +132,12 @@ def _cell(results: Results, title: Title, column: Column) -> str:
     value = results.mean(title, column.metric)
     if value is None:
         return ""
+    cell = f"{value:{column.form}}"
+    if column.best is None or title == FLOOR:
+        return cell
     rivals = (results.mean(each, column.metric) for each in results.rows if each != FLOOR)
-    best = column.best(rival for rival in rivals if rival is not None) if title != FLOOR else None
-    return f"**{value:{column.form}}**" if value == best else f"{value:{column.form}}"
+    best = column.best(rival for rival in rivals if rival is not None)
+    return f"**{cell}**" if value == best else cell
 
 
 def report(results: Results) -> list[str]:
@@ -161,7 +166,8 @@ def report(results: Results) -> list[str]:
         *table(head, lines, text=2),
         "",
         "Bits per dimension are those of a Gaussian Decoder with the sigma that is best for each "
-        "row, so that they compare; SWD is in the real images' normalisation.",
+        "row, so that they compare; they and the KL are those of N(0, I), whatever samples are "
+        "drawn from. SWD is in the real images' normalisation.",
         "",
         *results.origins.note(),
         "",

@@ -36,7 +36,7 @@ def _results(study: Study, found: Mapping[tuple[Title, int], Metrics], file: Pat
 
 BEST = {"bits_per_dimension": 6.0, "psnr": 21.0, "swd": 200.0, "frechet_distance": 3.0}
 WORSE = {"bits_per_dimension": 7.0, "psnr": 20.0, "swd": 300.0, "frechet_distance": 9.0}
-OTHERS = {"precision": 0.5, "recall": 0.5, "sharpness": 0.5}
+OTHERS = {"kl": 1234.5, "precision": 0.5, "recall": 0.5, "sharpness": 0.5}
 BOLD = (DEFAULT, "gaussian")
 
 
@@ -70,25 +70,26 @@ def test_metric_words_count_where_the_default_is_ahead(rivals, tmp_path: Path) -
 def test_metric_report_has_means_and_the_best_in_bold(rivals, tmp_path: Path) -> None:
     text = "\n".join(losses.report(_results(losses.STUDY, rivals, tmp_path / "rows.csv")))
     assert (
-        f"| **{DEFAULT}** | **gaussian** | **6.000** | **21.00** | **200** | **3.00** | **0.50** "
-        "| **0.70** | **0.500** | 2 |"
+        f"| **{DEFAULT}** | **gaussian** | **6.000** | 1,234 | **21.00** | **200** | **3.00** "
+        "| **0.50** | **0.70** | **0.500** | 2 |"
     ) in text
     # The floor is no candidate: nothing of it is the best.
-    assert f"| {FLOOR[0]} | the test split |  |  | 30 | 1.00 | 0.60 | 1.00 | 1.100 | 1 |" in text
+    assert f"| {FLOOR[0]} | the test split |  |  |  | 30 | 1.00 | 0.60 | 1.00 | 1.100 | 1 |" in text
     titles = " | ".join(column.title for column in COLUMNS)
     assert f"| loss | samples from | {titles} | seeds |" in text
 
 
 def test_report_of_kl_weights_has_both_priors_in_a_cell(tmp_path: Path) -> None:
     metrics = {
-        "mu_deviation.mean": 1.0, "mu_deviation.largest": 1.5, "sigma": 0.5, "radius": 16.0,
+        "weight": 0.0, "mu_deviation.mean": 1.0, "mu_deviation.largest": 1.5, "sigma": 0.5,
+        "radius": 16.0,
         "kl": 2000.0, "psnr": 20.0, "normal.frechet_distance": 30.0, "normal.swd": 500.0,
         "gaussian.frechet_distance": 4.0, "gaussian.swd": 270.0,
     }  # fmt: skip
     found = {(title, 1): metrics for title in kl_weight.CANDIDATES}
     results = _results(kl_weight.STUDY, found, tmp_path / "rows.csv")
     text = "\n".join(kl_weight.report(results))
-    line = "1.00, 1.50 | 0.500 | 16.0 | 2,000 | 20.00 | 30.0, 4.0 | 500, 270 | 1 |"
+    line = "0.000 | 1.00, 1.50 | 0.500 | 16.0 | 2,000 | 20.00 | 30.0, 4.0 | 500, 270 | 1 |"
     assert f"| plain autoencoder | {line}" in text
     kl_weight.save_pictures(results, tmp_path, tmp_path)  # their models are not here
     assert [path.name for path in tmp_path.glob("*.png")] == []
