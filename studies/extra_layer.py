@@ -349,7 +349,8 @@ def _control_table(results: Results) -> list[str]:
         for (title, found), p_value in zip(compared.items(), p_values, strict=True):
             lines.append([
                 title[1], quantity.title, _cell(differences(found, metric), quantity.digits),
-                str(len(found)), f"{p_value:.3f}", *results.origins.cells(_rows(found)),
+                str(len(found)), f"{p_value:.3f}" if p_value >= 0.0005 else "< 0.001",
+                *results.origins.cells(_rows(found)),
             ])  # fmt: skip
     head = ["network", "figure", "difference to no layer", "pairs", "Dunnett's p",
             *results.origins.columns()]  # fmt: skip
