@@ -31,6 +31,7 @@ BASE: Title = ("main", WITHOUT, str(EPOCHS))
 LAYER: Title = ("main", WITH, str(EPOCHS))
 # Quantiles of Student's t with 7 degrees of freedom, as tables print them: one-sided 0.95, 0.975.
 T_90, T_95 = 1.89457861, 2.36462425
+T_95_OF_3 = 4.30265273  # with 2 degrees of freedom
 
 
 def _results(
@@ -279,24 +280,23 @@ def test_rates_are_those_that_the_pilot_chose() -> None:
     assert {network: extra_layer.RATES[network] for network in best} == best
 
 
-def _rows_of_main_trainings() -> tuple[dict[int, dict[str, str]], dict[int, dict[str, str]]]:
-    """By the seed, without the layer and with it, read from the CSV without the study's code."""
-    found: dict[int, dict[int, dict[str, str]]] = {0: {}, 256: {}}
+def _trained(units: int, latent_size: int = 256) -> dict[int, dict[str, str]]:
+    """Rows of as many epochs as the main trainings, by the seed, without the study's code."""
+    found = {}
     with open(REPORTS / "extra_layer.csv", newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             settings = json.loads(row["settings"])
-            units = settings["encoder.inter_dense"]
-            whole = settings["encoder.latent_size"] == 256 and settings["train.epochs"] == EPOCHS
-            if units in found and whole:
-                found[units][int(row["seed"])] = row
-    return found[0], found[256]
+            keys = ("encoder.inter_dense", "encoder.latent_size", "train.epochs")
+            if [settings[key] for key in keys] == [units, latent_size, EPOCHS]:
+                found[int(row["seed"])] = row
+    return found
 
 
 def test_answer_from_the_csv_by_a_second_computation() -> None:
     results = _committed(extra_layer.STUDY)
     without, layer = (
         {seed: float(row[PRIMARY.metric]) for seed, row in rows.items()}
-        for rows in _rows_of_main_trainings()
+        for rows in (_trained(0), _trained(256))
     )
     pairs = [layer[seed] - without[seed] for seed in range(1, SEEDS + 1)]
     mean, error = sum(pairs) / SEEDS, statistics.stdev(pairs) / math.sqrt(SEEDS)
@@ -316,7 +316,7 @@ def _written(value: float, digits: int) -> str:
 
 def test_readme_and_page_have_the_answer_of_the_csv() -> None:
     """Means and intervals by this test's own computation; the report is tested above."""
-    without, layer = _rows_of_main_trainings()
+    without, layer = _trained(0), _trained(256)
     seeds = range(1, SEEDS + 1)
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     page = (PROJECT / "src/facevae/reports/page.html.j2").read_text(encoding="utf-8")
@@ -337,3 +337,23 @@ def test_readme_and_page_have_the_answer_of_the_csv() -> None:
             assert sentence in said
     assert " eight pairs of trainings" in readme
     assert " eight pairs of trainings" in said
+
+
+def test_readme_and_results_have_the_controls_of_the_csv() -> None:
+    readme, results = (
+        " ".join((PROJECT / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "docs/results.md")
+    )
+    without = _trained(0)
+    for rows, who in (
+        (_trained(512), "512 units cost"),
+        (_trained(0, 175), "Latent size 175 without the layer costs"),
+    ):
+        said = []
+        for metric, digits, unit in ((PRIMARY.metric, 3, "bits"), ("test.psnr", 2, "dB")):
+            gaps = [float(rows[seed][metric]) - float(without[seed][metric]) for seed in (1, 2, 3)]
+            half = T_95_OF_3 * statistics.stdev(gaps) / math.sqrt(3)
+            said.append(f"{abs(statistics.fmean(gaps)):.{digits}f} ± {half:.{digits}f} {unit}")
+        assert f"{who} {' and '.join(said)}" in results
+        if who.startswith("Latent"):
+            assert f" for {said[0]}" in readme
