@@ -40,8 +40,8 @@ CANDIDATES: dict[Title, Settings] = {
 }
 
 
-def _weight(vae: "VAE") -> float:
-    """Of the KL term beside a squared error: that of "gaussian" is divided by 2 sigma^2."""
+def weight_beside_squared_error(vae: "VAE") -> float:
+    """The KL weight of a loss that is scaled so; "gaussian" divides its error by 2 sigma^2."""
     from facevae.evaluation.likelihood import decoder_sigma
 
     sigma = decoder_sigma(vae) if vae.reconstruction == "gaussian" else None
@@ -60,7 +60,8 @@ def measure(work: Work, title: Title, seed: int) -> Mapping[str, Any]:
     held_out, network = reference(work.shards, work.attributes)
     folder = work.train(title, seed)
     codes, z = code_metrics(folder / "model.keras", held_out)
-    found: dict[str, Any] = {"weight": _weight(load_model(folder / "model.keras")), **codes}
+    weight = weight_beside_squared_error(load_model(folder / "model.keras"))
+    found: dict[str, Any] = {"weight": weight, **codes}
     shown = {"z": z}
     for prior in PRIORS:
         made = made_by(folder / "model.keras", work.shards, held_out, prior)

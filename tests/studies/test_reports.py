@@ -4,8 +4,10 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers import small_vae
 
 from benchmarks.harness import FACES
 from studies import (
@@ -93,6 +95,21 @@ def test_report_of_kl_weights_has_both_priors_in_a_cell(tmp_path: Path) -> None:
     assert f"| plain autoencoder | {line}" in text
     kl_weight.save_pictures(results, tmp_path, tmp_path)  # their models are not here
     assert [path.name for path in tmp_path.glob("*.png")] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [
+        ({"reconstruction": "mse", "kl_weight": 0.06}, 0.06),
+        ({"reconstruction": "mse", "kl_weight": 0.0}, 0.0),
+        # ||x - x'||^2 / (2 * 0.01) + 3 KL, times 0.02.
+        ({"reconstruction": "gaussian", "sigma": 0.1, "kl_weight": 3.0}, 0.06),
+    ],
+)
+def test_kl_weights_are_those_beside_a_squared_error(
+    settings: Mapping[str, Any], weight: float
+) -> None:
+    assert kl_weight.weight_beside_squared_error(small_vae(**settings)) == pytest.approx(weight)
 
 
 def test_report_of_memory_options_compares_peaks_with_the_defaults(tmp_path: Path) -> None:
