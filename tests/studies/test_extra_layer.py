@@ -280,14 +280,17 @@ def test_rates_are_those_that_the_pilot_chose() -> None:
     assert {network: extra_layer.RATES[network] for network in best} == best
 
 
-def _trained(units: int, latent_size: int = 256) -> dict[int, dict[str, str]]:
-    """Rows of as many epochs as the main trainings, by the seed, without the study's code."""
+def _trained(units: int, latent_size: int = 256, epochs: int = EPOCHS) -> dict[int, dict[str, str]]:
+    """Rows, by default of as many epochs as the main trainings, by the seed.
+
+    It does without the study's code.
+    """
     found = {}
     with open(REPORTS / "extra_layer.csv", newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             settings = json.loads(row["settings"])
             keys = ("encoder.inter_dense", "encoder.latent_size", "train.epochs")
-            if [settings[key] for key in keys] == [units, latent_size, EPOCHS]:
+            if [settings[key] for key in keys] == [units, latent_size, epochs]:
                 found[int(row["seed"])] = row
     return found
 
@@ -357,3 +360,22 @@ def test_readme_and_results_have_the_controls_of_the_csv() -> None:
         assert f"{who} {' and '.join(said)}" in results
         if who.startswith("Latent"):
             assert f" for {said[0]}" in readme
+
+
+def test_readme_and_results_have_the_longest_pair_of_the_csv() -> None:
+    readme, results = (
+        " ".join((PROJECT / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "docs/results.md")
+    )
+    without, layer = (_trained(units, epochs=3 * EPOCHS)[1] for units in (0, 256))
+    bits, decibels = (
+        float(layer[metric]) - float(without[metric]) for metric in (PRIMARY.metric, "test.psnr")
+    )
+    assert f"after 484,992 one pair has {bits:+.3f}" in readme
+    assert f"three times as many, it is {bits:.3f} bits and {-decibels:.2f} dB" in results
+    shorter = [
+        float(_trained(256)[seed][PRIMARY.metric]) - float(_trained(0)[seed][PRIMARY.metric])
+        for seed in range(1, SEEDS + 1)
+    ]
+    assert f"({min(shorter):.3f} to {max(shorter):.3f} bits)" in results
+    assert bits < min(shorter)
