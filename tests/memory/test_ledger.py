@@ -9,6 +9,7 @@ import keras
 import pytest
 
 from benchmarks.memory_model import CONFIGURATIONS, configuration
+from facevae.common.machine import instruction_sets
 from facevae.common.parameters import Parameters
 from facevae.measurement.step_peak import measure_peaks
 from facevae.memory.ledger import largest_batch, ledger
@@ -55,7 +56,11 @@ def peaks() -> dict[str, int]:
 @pytest.mark.parametrize("name", TESTED)
 def test_the_peak_is_what_a_training_step_takes(peaks: dict[str, int], name: str) -> None:
     expected = ledger(TESTED[name])
-    assert expected.peak == pytest.approx(peaks[name], rel=0.1), expected
+    # Without AVX-512 oneDNN has no bfloat16, and the buffers of Eigen's kernels are not in the
+    # ledger: docs/memory.md, "Estimated and measured".
+    has_bfloat16 = "avx512f" in instruction_sets()
+    close = has_bfloat16 or TESTED[name].train.precision != "bfloat16"
+    assert expected.peak == pytest.approx(peaks[name], rel=0.1 if close else 0.2), expected
 
 
 def _built(parameters: Parameters) -> VAE:
