@@ -58,9 +58,9 @@ def test_the_peak_is_what_a_training_step_takes(peaks: dict[str, int], name: str
     expected = ledger(TESTED[name])
     # Without AVX-512 oneDNN has no bfloat16, and the buffers of Eigen's kernels are not in the
     # ledger: docs/memory.md, "Estimated and measured".
-    has_bfloat16 = "avx512f" in instruction_sets()
-    close = has_bfloat16 or TESTED[name].train.precision != "bfloat16"
-    assert expected.peak == pytest.approx(peaks[name], rel=0.1 if close else 0.2), expected
+    is_emulated = TESTED[name].train.precision == "bfloat16" and "avx512f" not in instruction_sets()
+    lowest = 0.8 if is_emulated else 0.9
+    assert lowest * peaks[name] <= expected.peak <= 1.1 * peaks[name], (expected, peaks[name])
 
 
 def _built(parameters: Parameters) -> VAE:
